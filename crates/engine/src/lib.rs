@@ -1,0 +1,91 @@
+//! One trait over the ways to move blocks between drives and memory.
+//!
+//! A [`Request`] names media extents and memory segments; an [`Engine`] carries it out, many at a
+//! time, each within its deadline. The store above does not see whether NVMe queues driven by the
+//! host, by a GPU, or a file are behind it.
+
+mod error;
+mod noop;
+mod request;
+
+pub use error::{IoError, IoErrorKind};
+pub use noop::NoopEngine;
+pub use request::{Extent, Op, Request, RequestError};
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use gcos_hw::DmaSpace;
+
+/// What a drive is, as far as the layers above need to know. Sizes in bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Geometry {
+    /// What to call the drive in messages: its PCI address or path.
+    pub name: String,
+    /// Serial number as the controller reports it, trimmed.
+    pub serial: String,
+    /// Model number as the controller reports it, trimmed.
+    pub model: String,
+    /// Usable capacity in bytes, a multiple of `lba_bytes`.
+    pub capacity: u64,
+    /// Logical block size: 512 or 4096.
+    pub lba_bytes: u32,
+    /// Largest transfer that one command of the drive moves, in bytes; larger requests are split by
+    /// the engine.
+    pub max_transfer: usize,
+    /// Whether completed writes may be lost on power failure until a flush (a volatile write cache
+    /// is present and enabled). Without one, [`Op::Flush`] costs nothing and FUA is implied.
+    pub volatile_cache: bool,
+    /// Whether [`Op::Deallocate`] does anything.
+    pub deallocate: bool,
+}
+
+/// Claim to the result of a submitted request. Dropping it does not stop the I/O; memory stays lent
+/// until the I/O ends.
+pub trait Ticket: Send + fmt::Debug {
+    /// The result if the request has ended, `None` while it runs. Makes progress on completions, so
+    /// it may be called in a loop.
+    fn poll(&mut self) -> Option<Result<(), IoError>>;
+
+    /// Waits until the request has ended. Returns at the latest when the request's deadline and the
+    /// time for recovering the device (abort, then reset) are over; the device then no longer
+    /// touches the request's memory.
+    ///
+    /// # Errors
+    /// Why the request failed. A failed write may have changed any part of its extents.
+    fn wait(self: Box<Self>) -> Result<(), IoError>;
+}
+
+/// A way to move blocks between one drive and memory.
+pub trait Engine: Send + Sync + fmt::Debug {
+    /// The drive behind.
+    fn geometry(&self) -> &Geometry;
+
+    /// The address space whose buffers this engine reaches. Segments of a request must come from it.
+    /// Drives of one pool share one space.
+    fn dma(&self) -> &Arc<DmaSpace>;
+
+    /// Starts a request. Blocks only while the drive's queues are full, and then no longer than the
+    /// request's deadline. Requests may complete in any order.
+    ///
+    /// # Errors
+    /// [`IoError`] when the request does not fit the drive or the drive is gone; nothing was started
+    /// then.
+    fn submit(&self, request: Request) -> Result<Box<dyn Ticket>, IoError>;
+
+    /// Submits and waits.
+    ///
+    /// # Errors
+    /// As [`Engine::submit`] and [`Ticket::wait`].
+    fn run(&self, request: Request) -> Result<(), IoError> {
+        self.submit(request)?.wait()
+    }
+
+    /// Ends use of the drive in order: later requests fail, cached writes are made durable and the
+    /// controller is shut down, within `deadline`. Idempotent.
+    ///
+    /// # Errors
+    /// [`IoError`] when the drive did not confirm in time.
+    fn shutdown(&self, deadline: Duration) -> Result<(), IoError>;
+}

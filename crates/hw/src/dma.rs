@@ -1,0 +1,377 @@
+use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use parking_lot::Mutex;
+
+use crate::{HwError, OutOfBounds, PAGE_BYTES, SharedMemory};
+
+/// Makes memory reachable by devices at an I/O virtual address.
+///
+/// Implemented by the software controller's IOVA table and by VFIO containers. Several controllers
+/// may share one mapper, and then all reach the same memory at the same addresses.
+pub trait DmaMapper: Send + Sync + fmt::Debug {
+    /// Lets devices reach the whole of `memory` at `iova`, a multiple of the page size.
+    ///
+    /// # Errors
+    /// [`HwError::Map`] or [`HwError::Os`]; nothing is mapped then.
+    fn map(&self, iova: u64, memory: &Arc<SharedMemory>) -> Result<(), HwError>;
+
+    /// Ends a mapping made by [`DmaMapper::map`] with the same address and length. When it returns
+    /// no device reaches the memory any more.
+    ///
+    /// # Errors
+    /// [`HwError::Map`] or [`HwError::Os`]; the memory must then be kept, since a device may still
+    /// reach it.
+    fn unmap(&self, iova: u64, len: usize) -> Result<(), HwError>;
+}
+
+/// An I/O virtual address space: hands out device-visible buffers.
+#[derive(Debug)]
+pub struct DmaSpace {
+    mapper: Arc<dyn DmaMapper>,
+    /// Free I/O virtual addresses: start → length, coalesced.
+    free: Mutex<BTreeMap<u64, u64>>,
+}
+
+impl DmaSpace {
+    /// A space over `usable` I/O virtual addresses (half-open, multiples of the page size).
+    ///
+    /// # Errors
+    /// [`HwError::Invalid`] for a range that is empty or not page-aligned.
+    pub fn new(mapper: Arc<dyn DmaMapper>, usable: &[Range<u64>]) -> Result<Arc<Self>, HwError> {
+        let mut free = BTreeMap::new();
+        for range in usable {
+            let page = PAGE_BYTES as u64;
+            if range.start >= range.end || range.start % page != 0 || range.end % page != 0 {
+                return Err(HwError::Invalid {
+                    what: "usable I/O virtual address range",
+                    expected: "a non-empty range of whole 4 KiB pages",
+                    got: range.start,
+                });
+            }
+            free.insert(range.start, range.end - range.start);
+        }
+        Ok(Arc::new(Self { mapper, free: Mutex::new(free) }))
+    }
+
+    /// Allocates zeroed memory of `len` bytes (rounded up to pages) and maps it.
+    ///
+    /// # Errors
+    /// [`HwError`] when memory or addresses run out or the mapping is refused.
+    pub fn alloc(self: &Arc<Self>, len: usize) -> Result<DmaBuffer, HwError> {
+        let memory = Arc::new(SharedMemory::anonymous(len)?);
+        let iova = self.take_iova(memory.len())?;
+        if let Err(error) = self.mapper.map(iova, &memory) {
+            self.give_iova(iova, memory.len());
+            return Err(error);
+        }
+        let region = Region { memory, iova, space: Arc::clone(self) };
+        Ok(DmaBuffer { region: Arc::new(region), len })
+    }
+
+    /// First fit, with an unmapped page behind each mapping so that an overrun faults.
+    fn take_iova(&self, len: usize) -> Result<u64, HwError> {
+        let need = (len + PAGE_BYTES) as u64;
+        let mut free = self.free.lock();
+        let found =
+            free.iter().find(|&(_, &size)| size >= need).map(|(&start, &size)| (start, size));
+        let Some((start, size)) = found else { return Err(HwError::IovaExhausted { len }) };
+        free.remove(&start);
+        if size > need {
+            free.insert(start + need, size - need);
+        }
+        Ok(start)
+    }
+
+    fn give_iova(&self, iova: u64, len: usize) {
+        let mut free = self.free.lock();
+        let mut start = iova;
+        let mut size = (len + PAGE_BYTES) as u64;
+        if let Some(after) = free.remove(&(start + size)) {
+            size += after;
+        }
+        if let Some((&before, &before_size)) = free.range(..start).next_back()
+            && before + before_size == start
+        {
+            start = before;
+            size += before_size;
+        }
+        free.insert(start, size);
+    }
+}
+
+/// Memory mapped at an I/O virtual address; unmapped, then freed, when the last user is gone.
+#[derive(Debug)]
+struct Region {
+    memory: Arc<SharedMemory>,
+    iova: u64,
+    space: Arc<DmaSpace>,
+}
+
+impl Drop for Region {
+    fn drop(&mut self) {
+        let len = self.memory.len();
+        match self.space.mapper.unmap(self.iova, len) {
+            Ok(()) => self.space.give_iova(self.iova, len),
+            Err(error) => {
+                // A device may still reach it: leak the memory and its addresses rather than let
+                // the device write into somebody else's.
+                tracing::error!(%error, iova = self.iova, len, "DMA memory leaked: unmap failed");
+                std::mem::forget(Arc::clone(&self.memory));
+            }
+        }
+    }
+}
+
+/// Owner of device-visible memory.
+///
+/// Parts are lent to I/O as [`DmaSlice`]s. The memory stays mapped until the buffer and every slice
+/// of it are gone, so it cannot be freed under a command in flight.
+#[derive(Debug)]
+pub struct DmaBuffer {
+    region: Arc<Region>,
+    len: usize,
+}
+
+impl DmaBuffer {
+    /// Length in bytes as asked for.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether the length is 0 (it never is).
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The whole buffer as an I/O segment.
+    #[must_use]
+    pub fn as_dma(&self) -> DmaSlice {
+        DmaSlice { region: Arc::clone(&self.region), offset: 0, len: self.len }
+    }
+
+    /// `len` bytes at `offset` as an I/O segment.
+    ///
+    /// # Errors
+    /// [`OutOfBounds`] when the range does not fit.
+    pub fn slice(&self, offset: usize, len: usize) -> Result<DmaSlice, OutOfBounds> {
+        self.as_dma().slice(offset, len)
+    }
+
+    /// Direct access to the bytes while no I/O segment of this buffer is alive.
+    ///
+    /// # Errors
+    /// [`HwError::Busy`] while a segment lives: a device may be writing.
+    pub fn bytes_mut(&mut self) -> Result<&mut [u8], HwError> {
+        let loans = Arc::strong_count(&self.region) - 1;
+        if Arc::get_mut(&mut self.region).is_none() {
+            return Err(HwError::Busy { loans });
+        }
+        // SAFETY: no slice exists (the region has one owner) and none can be made while `self` is
+        // borrowed mutably; devices reach the memory only through commands that hold slices.
+        let all = unsafe { &mut *self.region.memory.exclusive() };
+        Ok(all.split_at_mut(self.len).0)
+    }
+}
+
+/// Part of a [`DmaBuffer`], lent to I/O. Cloning is cheap and keeps the memory mapped.
+#[derive(Debug, Clone)]
+pub struct DmaSlice {
+    region: Arc<Region>,
+    offset: usize,
+    len: usize,
+}
+
+impl DmaSlice {
+    /// Length in bytes.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether the length is 0.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// I/O virtual address of the first byte. The slice's bytes follow without a gap.
+    #[must_use]
+    pub fn iova(&self) -> u64 {
+        self.region.iova + self.offset as u64
+    }
+
+    /// `len` bytes at `offset` of this slice.
+    ///
+    /// # Errors
+    /// [`OutOfBounds`] when the range does not fit.
+    pub fn slice(&self, offset: usize, len: usize) -> Result<DmaSlice, OutOfBounds> {
+        self.check(offset, len)?;
+        Ok(Self { region: Arc::clone(&self.region), offset: self.offset + offset, len })
+    }
+
+    fn check(&self, offset: usize, len: usize) -> Result<usize, OutOfBounds> {
+        match offset.checked_add(len) {
+            Some(end) if end <= self.len => Ok(self.offset + offset),
+            _ => Err(OutOfBounds { offset, len, size: self.len }),
+        }
+    }
+
+    /// The memory below and this slice's offset in it.
+    #[must_use]
+    pub fn memory(&self) -> (&Arc<SharedMemory>, usize) {
+        (&self.region.memory, self.offset)
+    }
+
+    /// Copies bytes out. See [`SharedMemory::read`].
+    ///
+    /// # Errors
+    /// [`OutOfBounds`] when the range does not fit.
+    pub fn read(&self, offset: usize, out: &mut [u8]) -> Result<(), OutOfBounds> {
+        let at = self.check(offset, out.len())?;
+        self.region.memory.read(at, out)
+    }
+
+    /// Copies bytes in. See [`SharedMemory::write`].
+    ///
+    /// # Errors
+    /// [`OutOfBounds`] when the range does not fit.
+    pub fn write(&self, offset: usize, bytes: &[u8]) -> Result<(), OutOfBounds> {
+        let at = self.check(offset, bytes.len())?;
+        self.region.memory.write(at, bytes)
+    }
+
+    /// Sets bytes. See [`SharedMemory::fill`].
+    ///
+    /// # Errors
+    /// [`OutOfBounds`] when the range does not fit.
+    pub fn fill(&self, offset: usize, len: usize, byte: u8) -> Result<(), OutOfBounds> {
+        let at = self.check(offset, len)?;
+        self.region.memory.fill(at, len, byte)
+    }
+
+    /// Copies from another slice. See [`SharedMemory::copy_from`].
+    ///
+    /// # Errors
+    /// [`OutOfBounds`] when a range does not fit.
+    pub fn copy_from(
+        &self,
+        offset: usize,
+        source: &DmaSlice,
+        source_offset: usize,
+        len: usize,
+    ) -> Result<(), OutOfBounds> {
+        let to = self.check(offset, len)?;
+        let from = source.check(source_offset, len)?;
+        self.region.memory.copy_from(to, &source.region.memory, from, len)
+    }
+
+    /// Visits the bytes through a stack copy. See [`SharedMemory::for_each_chunk`].
+    ///
+    /// # Errors
+    /// [`OutOfBounds`] when the range does not fit.
+    pub fn for_each_chunk(
+        &self,
+        offset: usize,
+        len: usize,
+        f: impl FnMut(&[u8]),
+    ) -> Result<(), OutOfBounds> {
+        let at = self.check(offset, len)?;
+        self.region.memory.for_each_chunk(at, len, f)
+    }
+
+    /// Loads a 32-bit word. See [`SharedMemory::load_u32`].
+    ///
+    /// # Errors
+    /// [`OutOfBounds`] when it does not fit or is not aligned.
+    pub fn load_u32(&self, offset: usize, order: Ordering) -> Result<u32, OutOfBounds> {
+        let at = self.check(offset, 4)?;
+        self.region.memory.load_u32(at, order)
+    }
+
+    /// Stores a 32-bit word. See [`SharedMemory::store_u32`].
+    ///
+    /// # Errors
+    /// [`OutOfBounds`] when it does not fit or is not aligned.
+    pub fn store_u32(&self, offset: usize, value: u32, order: Ordering) -> Result<(), OutOfBounds> {
+        let at = self.check(offset, 4)?;
+        self.region.memory.store_u32(at, value, order)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, Default)]
+    struct Table(Mutex<BTreeMap<u64, usize>>);
+
+    impl DmaMapper for Table {
+        fn map(&self, iova: u64, memory: &Arc<SharedMemory>) -> Result<(), HwError> {
+            self.0.lock().insert(iova, memory.len());
+            Ok(())
+        }
+        fn unmap(&self, iova: u64, len: usize) -> Result<(), HwError> {
+            assert_eq!(self.0.lock().remove(&iova), Some(len));
+            Ok(())
+        }
+    }
+
+    fn space() -> (Arc<Table>, Arc<DmaSpace>) {
+        let table = Arc::new(Table::default());
+        let usable = 0x10_0000..0x20_0000;
+        let space = DmaSpace::new(table.clone(), std::slice::from_ref(&usable)).unwrap();
+        (table, space)
+    }
+
+    #[test]
+    fn memory_stays_mapped_while_a_slice_lives() {
+        let (table, space) = space();
+        let buffer = space.alloc(100).unwrap();
+        let slice = buffer.slice(10, 20).unwrap();
+        drop(buffer);
+        assert_eq!(table.0.lock().len(), 1);
+        slice.write(0, &[1; 20]).unwrap();
+        drop(slice);
+        assert!(table.0.lock().is_empty());
+    }
+
+    #[test]
+    fn bytes_are_refused_while_lent() {
+        let (_table, space) = space();
+        let mut buffer = space.alloc(100).unwrap();
+        let slice = buffer.as_dma();
+        assert!(matches!(buffer.bytes_mut(), Err(HwError::Busy { loans: 1 })));
+        drop(slice);
+        assert_eq!(buffer.bytes_mut().unwrap().len(), 100);
+    }
+
+    #[test]
+    fn addresses_are_reused_coalesced_and_never_adjacent() {
+        let (_table, space) = space();
+        for _ in 0..3 {
+            let buffers: Vec<_> = (1..20).map(|n| space.alloc(n * 1000).unwrap()).collect();
+            for pair in buffers.windows(2) {
+                let (a, b) = (pair[0].as_dma(), pair[1].as_dma());
+                assert!(a.iova() + (a.memory().0.len() as u64) < b.iova());
+            }
+        }
+        assert_eq!(*space.free.lock(), BTreeMap::from([(0x10_0000, 0x10_0000)]));
+        assert!(matches!(space.alloc(0x10_0000), Err(HwError::IovaExhausted { .. })));
+    }
+
+    #[test]
+    fn a_slice_of_a_slice_stays_inside() {
+        let (_table, space) = space();
+        let buffer = space.alloc(100).unwrap();
+        let outer = buffer.slice(50, 50).unwrap();
+        assert!(outer.slice(40, 11).is_err());
+        assert!(outer.write(49, &[1, 2]).is_err());
+        assert!(outer.slice(usize::MAX, 2).is_err());
+    }
+}

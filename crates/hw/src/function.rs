@@ -1,0 +1,63 @@
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::{DmaSpace, EventFd, HwError};
+
+/// One PCI function that is an NVMe controller, as its driver sees it.
+///
+/// Register offsets are those of the NVMe controller properties in BAR0 (NVMe base specification
+/// 2.0, section 3.1.3), doorbells included. A controller that has been removed reads as all ones
+/// (PCI Express: completion of a read to a missing function), and writes to it go nowhere.
+pub trait Function: Send + Sync + fmt::Debug {
+    /// What to call it in messages: a PCI address, or where the software controller keeps its medium.
+    fn name(&self) -> &str;
+
+    /// Reads a 32-bit register. `offset` is a multiple of 4 within [`Function::registers_len`];
+    /// anything else reads as all ones.
+    fn read32(&self, offset: usize) -> u32;
+
+    /// Reads a 64-bit register; `offset` is a multiple of 8.
+    fn read64(&self, offset: usize) -> u64;
+
+    /// Writes a 32-bit register. Stores by the calling thread before it are visible to the device
+    /// before it acts on the write.
+    fn write32(&self, offset: usize, value: u32);
+
+    /// Writes a 64-bit register.
+    fn write64(&self, offset: usize, value: u64);
+
+    /// Length of the register space in bytes: where the last doorbell must end.
+    fn registers_len(&self) -> usize;
+
+    /// The address space in which this function reaches memory.
+    fn dma(&self) -> &Arc<DmaSpace>;
+
+    /// How many interrupt vectors the function has (MSI-X table size); at least 1.
+    fn interrupt_vectors(&self) -> u16;
+
+    /// Routes the given vector to an event. A vector that was never routed signals nobody.
+    ///
+    /// # Errors
+    /// [`HwError`] when the vector does not exist or the system refuses.
+    fn interrupt(&self, vector: u16) -> Result<Arc<EventFd>, HwError>;
+
+    /// Monotonic time since some fixed start. Deadlines use this clock and no other, so that a
+    /// stepped controller can run on simulated time.
+    fn now(&self) -> Duration;
+
+    /// Called by whoever waits for the device in a loop: spins, yields or sleeps a little, longer as
+    /// `spins` (the number of calls in this wait so far) grows. A stepped controller does its next
+    /// step here.
+    fn relax(&self, spins: u32);
+}
+
+/// The [`Function::relax`] of functions that run on real time: spin for some microseconds, then give
+/// the processor to others.
+pub fn relax_spinning(spins: u32) {
+    match spins {
+        0..200 => std::hint::spin_loop(),
+        200..20_000 => std::thread::yield_now(),
+        _ => std::thread::sleep(Duration::from_micros(50)),
+    }
+}

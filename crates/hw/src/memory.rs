@@ -1,0 +1,324 @@
+use std::ptr::{self, NonNull};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+
+use crate::{HwError, OutOfBounds, PAGE_BYTES};
+
+/// Bytes copied to the stack at a time by [`SharedMemory::for_each_chunk`]; stays in the L1 cache.
+const CHUNK_BYTES: usize = 8192;
+
+/// Page-aligned memory that other agents (a device, another thread, a GPU) may change at any time.
+///
+/// It is only ever copied from and to; no reference into it escapes while others may write, so a
+/// device that writes late corrupts bytes but cannot break Rust's aliasing rules. Words that carry
+/// synchronisation (phase bits, doorbells) are read and written as atomics.
+#[derive(Debug)]
+pub struct SharedMemory {
+    base: NonNull<u8>,
+    len: usize,
+}
+
+// SAFETY: the mapping is owned by this value alone and lives until it is dropped; all access goes
+// through raw copies and atomics, which tolerate concurrent change.
+unsafe impl Send for SharedMemory {}
+// SAFETY: as above.
+unsafe impl Sync for SharedMemory {}
+
+impl SharedMemory {
+    /// Maps `len` bytes of zeroed anonymous memory, rounded up to whole pages. Pages are taken from
+    /// the system when first touched.
+    ///
+    /// # Errors
+    /// [`HwError::Invalid`] for a length of 0, [`HwError::Os`] when the system has no memory.
+    pub fn anonymous(len: usize) -> Result<Self, HwError> {
+        let invalid = HwError::Invalid {
+            what: "memory length",
+            expected: "1 byte or more, below the address space",
+            got: len as u64,
+        };
+        let Some(rounded) = len.checked_next_multiple_of(PAGE_BYTES).filter(|&n| n > 0) else {
+            return Err(invalid);
+        };
+        // SAFETY: a fresh private anonymous mapping touches no existing memory.
+        let base = unsafe {
+            libc::mmap(
+                ptr::null_mut(),
+                rounded,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
+                -1,
+                0,
+            )
+        };
+        if base == libc::MAP_FAILED {
+            return Err(HwError::last_os(format!("mmap of {rounded} bytes of anonymous memory")));
+        }
+        let Some(base) = NonNull::new(base.cast::<u8>()) else { return Err(invalid) };
+        Ok(Self { base, len: rounded })
+    }
+
+    /// Length in bytes, a multiple of the page size.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Never true: empty memory cannot be made. Present because `len` is.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Address of the first byte, for handing to the kernel or a device library.
+    #[must_use]
+    pub fn address(&self) -> usize {
+        self.base.as_ptr() as usize
+    }
+
+    fn at(&self, offset: usize, len: usize) -> Result<*mut u8, OutOfBounds> {
+        match offset.checked_add(len) {
+            // SAFETY: offset is within the mapping, checked just now.
+            Some(end) if end <= self.len => Ok(unsafe { self.base.as_ptr().add(offset) }),
+            _ => Err(OutOfBounds { offset, len, size: self.len }),
+        }
+    }
+
+    pub(crate) fn raw(&self, offset: usize, len: usize) -> Result<*mut u8, OutOfBounds> {
+        self.at(offset, len)
+    }
+
+    /// Copies `out.len()` bytes at `offset` out.
+    ///
+    /// # Errors
+    /// [`OutOfBounds`] when the range does not fit.
+    pub fn read(&self, offset: usize, out: &mut [u8]) -> Result<(), OutOfBounds> {
+        let from = self.at(offset, out.len())?;
+        // SAFETY: the source range is inside the mapping; `out` is exclusive, so they do not overlap.
+        unsafe { ptr::copy_nonoverlapping(from, out.as_mut_ptr(), out.len()) };
+        Ok(())
+    }
+
+    /// Copies `bytes` to `offset`.
+    ///
+    /// # Errors
+    /// [`OutOfBounds`] when the range does not fit.
+    pub fn write(&self, offset: usize, bytes: &[u8]) -> Result<(), OutOfBounds> {
+        let to = self.at(offset, bytes.len())?;
+        // SAFETY: the target range is inside the mapping and no reference into it exists.
+        unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) };
+        Ok(())
+    }
+
+    /// Sets `len` bytes at `offset` to `byte`.
+    ///
+    /// # Errors
+    /// [`OutOfBounds`] when the range does not fit.
+    pub fn fill(&self, offset: usize, len: usize, byte: u8) -> Result<(), OutOfBounds> {
+        let to = self.at(offset, len)?;
+        // SAFETY: the range is inside the mapping and no reference into it exists.
+        unsafe { ptr::write_bytes(to, byte, len) };
+        Ok(())
+    }
+
+    /// Copies `len` bytes from `source` at `source_offset` to `offset` here. The two may be the same
+    /// memory and may overlap.
+    ///
+    /// # Errors
+    /// [`OutOfBounds`] when either range does not fit.
+    pub fn copy_from(
+        &self,
+        offset: usize,
+        source: &SharedMemory,
+        source_offset: usize,
+        len: usize,
+    ) -> Result<(), OutOfBounds> {
+        let from = source.at(source_offset, len)?;
+        let to = self.at(offset, len)?;
+        // SAFETY: both ranges are inside their mappings; `copy` allows overlap.
+        unsafe { ptr::copy(from, to, len) };
+        Ok(())
+    }
+
+    /// Calls `f` with consecutive pieces of `len` bytes at `offset`, each copied to the stack first,
+    /// so that what `f` sees cannot change under it.
+    ///
+    /// # Errors
+    /// [`OutOfBounds`] when the range does not fit; `f` is then not called.
+    pub fn for_each_chunk(
+        &self,
+        offset: usize,
+        len: usize,
+        mut f: impl FnMut(&[u8]),
+    ) -> Result<(), OutOfBounds> {
+        self.at(offset, len)?;
+        let mut stack = std::mem::MaybeUninit::<[u8; CHUNK_BYTES]>::uninit();
+        let mut done = 0;
+        while done < len {
+            let take = (len - done).min(CHUNK_BYTES);
+            let from = self.at(offset + done, take)?;
+            let to = stack.as_mut_ptr().cast::<u8>();
+            // SAFETY: `take` bytes fit both the mapping (checked) and the stack array; after the
+            // copy they are initialised, and the slice ends before the next copy.
+            let piece = unsafe {
+                ptr::copy_nonoverlapping(from, to, take);
+                std::slice::from_raw_parts(to, take)
+            };
+            f(piece);
+            done += take;
+        }
+        Ok(())
+    }
+
+    fn word(&self, offset: usize, len: usize) -> Result<*mut u8, OutOfBounds> {
+        let at = self.at(offset, len)?;
+        if offset.is_multiple_of(len) {
+            Ok(at)
+        } else {
+            Err(OutOfBounds { offset, len, size: self.len })
+        }
+    }
+
+    /// Loads the 32-bit word at `offset` (native endian).
+    ///
+    /// # Errors
+    /// [`OutOfBounds`] when it does not fit or is not aligned to 4 bytes.
+    pub fn load_u32(&self, offset: usize, order: Ordering) -> Result<u32, OutOfBounds> {
+        let at = self.word(offset, 4)?.cast::<u32>();
+        // SAFETY: inside the mapping and aligned; atomics tolerate concurrent change.
+        Ok(unsafe { AtomicU32::from_ptr(at) }.load(order))
+    }
+
+    /// Stores the 32-bit word at `offset` (native endian).
+    ///
+    /// # Errors
+    /// [`OutOfBounds`] when it does not fit or is not aligned to 4 bytes.
+    pub fn store_u32(&self, offset: usize, value: u32, order: Ordering) -> Result<(), OutOfBounds> {
+        let at = self.word(offset, 4)?.cast::<u32>();
+        // SAFETY: inside the mapping and aligned; atomics tolerate concurrent change.
+        unsafe { AtomicU32::from_ptr(at) }.store(value, order);
+        Ok(())
+    }
+
+    /// Loads the 64-bit word at `offset` (native endian).
+    ///
+    /// # Errors
+    /// [`OutOfBounds`] when it does not fit or is not aligned to 8 bytes.
+    pub fn load_u64(&self, offset: usize, order: Ordering) -> Result<u64, OutOfBounds> {
+        let at = self.word(offset, 8)?.cast::<u64>();
+        // SAFETY: inside the mapping and aligned; atomics tolerate concurrent change.
+        Ok(unsafe { AtomicU64::from_ptr(at) }.load(order))
+    }
+
+    /// Stores the 64-bit word at `offset` (native endian).
+    ///
+    /// # Errors
+    /// [`OutOfBounds`] when it does not fit or is not aligned to 8 bytes.
+    pub fn store_u64(&self, offset: usize, value: u64, order: Ordering) -> Result<(), OutOfBounds> {
+        let at = self.word(offset, 8)?.cast::<u64>();
+        // SAFETY: inside the mapping and aligned; atomics tolerate concurrent change.
+        unsafe { AtomicU64::from_ptr(at) }.store(value, order);
+        Ok(())
+    }
+
+    /// Gives whole pages in the range back to the system; they read as zeros afterwards. Partial
+    /// pages at the ends are zeroed.
+    ///
+    /// # Errors
+    /// [`OutOfBounds`] when the range does not fit.
+    pub fn discard(&self, offset: usize, len: usize) -> Result<(), OutOfBounds> {
+        self.at(offset, len)?;
+        let end = offset + len;
+        let first = offset.next_multiple_of(PAGE_BYTES).min(end);
+        let last = (end / PAGE_BYTES * PAGE_BYTES).max(first);
+        self.fill(offset, first - offset, 0)?;
+        self.fill(last, end - last, 0)?;
+        if last > first {
+            let at = self.at(first, last - first)?;
+            // SAFETY: whole pages of our own private anonymous mapping; they become zero pages.
+            let rc = unsafe { libc::madvise(at.cast(), last - first, libc::MADV_DONTNEED) };
+            if rc != 0 {
+                self.fill(first, last - first, 0)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whole memory as a slice, for an owner that knows that nobody else touches it.
+    ///
+    /// # Safety
+    /// No other agent may access the memory while the slice lives.
+    pub(crate) unsafe fn exclusive(&self) -> *mut [u8] {
+        ptr::slice_from_raw_parts_mut(self.base.as_ptr(), self.len)
+    }
+}
+
+/// Orders earlier stores to shared memory before later ones, as seen by other agents: put it
+/// between filling queue entries and ringing a doorbell that is not itself a release store.
+pub fn store_fence() {
+    fence(Ordering::SeqCst);
+}
+
+impl Drop for SharedMemory {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is ours and nothing refers to it any more.
+        let rc = unsafe { libc::munmap(self.base.as_ptr().cast(), self.len) };
+        if rc != 0 {
+            tracing::error!(error = %std::io::Error::last_os_error(), "munmap failed");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn length_is_rounded_to_pages_and_zeroed() {
+        let memory = SharedMemory::anonymous(5).unwrap();
+        assert_eq!(memory.len(), PAGE_BYTES);
+        let mut out = [1u8; 16];
+        memory.read(PAGE_BYTES - 16, &mut out).unwrap();
+        assert_eq!(out, [0; 16]);
+    }
+
+    #[test]
+    fn zero_length_is_refused() {
+        assert!(matches!(SharedMemory::anonymous(0), Err(HwError::Invalid { .. })));
+        assert!(matches!(SharedMemory::anonymous(usize::MAX), Err(HwError::Invalid { .. })));
+    }
+
+    #[test]
+    fn access_past_the_end_is_an_error_and_changes_nothing() {
+        let memory = SharedMemory::anonymous(PAGE_BYTES).unwrap();
+        assert!(memory.write(PAGE_BYTES - 1, &[1, 2]).is_err());
+        assert!(memory.read(usize::MAX, &mut [0; 2]).is_err());
+        assert!(memory.load_u32(2, Ordering::Relaxed).is_err());
+        let mut last = [7u8];
+        memory.read(PAGE_BYTES - 1, &mut last).unwrap();
+        assert_eq!(last, [0]);
+    }
+
+    #[test]
+    fn chunks_cover_the_range_once_in_order() {
+        let memory = SharedMemory::anonymous(5 * CHUNK_BYTES).unwrap();
+        let bytes: Vec<u8> = (0..memory.len()).map(|i| (i * 31 % 251) as u8).collect();
+        memory.write(0, &bytes).unwrap();
+        let mut seen = Vec::new();
+        memory
+            .for_each_chunk(100, 3 * CHUNK_BYTES + 7, |piece| seen.extend_from_slice(piece))
+            .unwrap();
+        assert_eq!(seen, bytes[100..100 + 3 * CHUNK_BYTES + 7]);
+    }
+
+    #[test]
+    fn discard_zeroes_exactly_the_range() {
+        let memory = SharedMemory::anonymous(4 * PAGE_BYTES).unwrap();
+        memory.fill(0, memory.len(), 0xab).unwrap();
+        memory.discard(100, 2 * PAGE_BYTES).unwrap();
+        let mut all = vec![0; memory.len()];
+        memory.read(0, &mut all).unwrap();
+        for (i, byte) in all.iter().enumerate() {
+            let inside = (100..100 + 2 * PAGE_BYTES).contains(&i);
+            assert_eq!(*byte == 0, inside, "offset {i}");
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! NVMe controller bring-up, queues, PRP and SGL building, deadlines and recovery.

@@ -1,0 +1,1 @@
+//! KV objects on drives: put, get, lookup, pin, evict, recover.

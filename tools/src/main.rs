@@ -1,0 +1,2 @@
+//! The gcos command line.
+fn main() {}
