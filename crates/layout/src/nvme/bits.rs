@@ -48,7 +48,7 @@ const fn mask(hi: u32, lo: u32) -> u64 {
 /// Getters and builder-style setters for fields of a newtype over a word, written as in the
 /// specification: highest bit, lowest bit.
 macro_rules! fields {
-    ($name:ident($word:ty) {
+    ($vis:vis $name:ident($word:ty) {
         $($(#[$doc:meta])* $get:ident, $with:ident: $type:ty = $hi:literal : $lo:literal;)*
     }) => {
         impl $name {
@@ -56,14 +56,14 @@ macro_rules! fields {
                 $(#[$doc])*
                 #[must_use]
                 #[inline]
-                pub fn $get(self) -> $type {
+                $vis fn $get(self) -> $type {
                     $crate::nvme::bits::get(u64::from(self.0), $hi, $lo)
                 }
 
                 #[doc = concat!("With [`Self::", stringify!($get), "`] set; bits of the value that do not fit are dropped.")]
                 #[must_use]
                 #[inline]
-                pub fn $with(self, value: $type) -> Self {
+                $vis fn $with(self, value: $type) -> Self {
                     Self($crate::nvme::bits::put(u64::from(self.0), $hi, $lo, value) as $word)
                 }
             )*

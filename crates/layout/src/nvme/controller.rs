@@ -5,7 +5,7 @@ use super::{IDENTIFY_BYTES, IdentifyData, Vs};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Oncs(pub u16);
 
-fields!(Oncs(u16) {
+fields!(pub Oncs(u16) {
     /// Compare.
     compare, with_compare: bool = 0:0;
     /// Write Uncorrectable.
@@ -20,7 +20,7 @@ fields!(Oncs(u16) {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct SglSupport(pub u32);
 
-fields!(SglSupport(u32) {
+fields!(pub SglSupport(u32) {
     /// 0 no SGLs, 1 any alignment, 2 dword alignment and granularity.
     support, with_support: u8 = 1:0;
     /// Bit bucket descriptors.

@@ -2,7 +2,7 @@
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct AsyncEvent(pub u32);
 
-fields!(AsyncEvent(u32) {
+fields!(pub AsyncEvent(u32) {
     /// AET as stored. See [`AsyncEvent::kind`].
     event_type, with_event_type: u8 = 2:0;
     /// AEI: what happened, by type.

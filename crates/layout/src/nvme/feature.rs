@@ -47,7 +47,7 @@ pub struct QueueCounts {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct AsyncEventConfig(pub u32);
 
-fields!(AsyncEventConfig(u32) {
+fields!(pub AsyncEventConfig(u32) {
     /// SMART / health critical warnings, by the bits of the SMART log's critical warning.
     critical_warnings, with_critical_warnings: u8 = 7:0;
     /// Namespace attribute notices.

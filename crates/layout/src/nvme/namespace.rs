@@ -5,7 +5,7 @@ use super::{IDENTIFY_BYTES, IdentifyData};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct LbaFormat(pub u32);
 
-fields!(LbaFormat(u32) {
+fields!(pub LbaFormat(u32) {
     /// MS: metadata bytes per block.
     metadata_bytes, with_metadata_bytes: u16 = 15:0;
     /// LBADS: log2 of the block's data bytes; 0 when the format is not available.

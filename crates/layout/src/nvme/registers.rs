@@ -93,7 +93,7 @@ pub const fn cq_head_doorbell(qid: u16, stride: usize) -> usize {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Cap(pub u64);
 
-fields!(Cap(u64) {
+fields!(pub Cap(u64) {
     /// MQES as stored: largest I/O queue size, 0's based. Use [`Cap::max_queue_entries`].
     mqes, with_mqes: u16 = 15:0;
     /// CQR: I/O queues must be physically contiguous.
@@ -154,7 +154,7 @@ impl Cap {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct Vs(pub u32);
 
-fields!(Vs(u32) {
+fields!(pub Vs(u32) {
     /// MJR: major version.
     major, with_major: u16 = 31:16;
     /// MNR: minor version.
@@ -167,7 +167,7 @@ fields!(Vs(u32) {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Cc(pub u32);
 
-fields!(Cc(u32) {
+fields!(pub Cc(u32) {
     /// EN: the controller processes commands. 1 to 0 is a controller reset.
     en, with_en: bool = 0:0;
     /// CSS: command set selected; 0 is the NVM command set.
@@ -221,7 +221,7 @@ impl Cc {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Csts(pub u32);
 
-fields!(Csts(u32) {
+fields!(pub Csts(u32) {
     /// RDY: ready to process commands; follows CC.EN.
     rdy, with_rdy: bool = 0:0;
     /// CFS: a fatal error that the controller could not report otherwise.
@@ -281,7 +281,7 @@ impl Csts {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Aqa(pub u32);
 
-fields!(Aqa(u32) {
+fields!(pub Aqa(u32) {
     /// ASQS as stored, 0's based. Use [`Aqa::sq_entries`].
     asqs, with_asqs: u16 = 11:0;
     /// ACQS as stored, 0's based. Use [`Aqa::cq_entries`].

@@ -4,7 +4,7 @@ use super::bits::{put_at, u16_at, u32_at, u128_at};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct CriticalWarning(pub u8);
 
-fields!(CriticalWarning(u8) {
+fields!(pub CriticalWarning(u8) {
     /// Spare below threshold.
     spare, with_spare: bool = 0:0;
     /// Temperature beyond a threshold.
@@ -101,7 +101,7 @@ impl SmartLog {
     /// From what was transferred.
     #[must_use]
     pub fn decode(data: &[u8; Self::BYTES]) -> Self {
-        let counter = |index| u128_at(data, 32 + index * 16);
+        let counter = |index: usize| u128_at(data, 32 + index * 16);
         Self {
             critical_warning: CriticalWarning(data[0]),
             temperature: u16_at(data, 1),

@@ -4,7 +4,7 @@ use std::fmt;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Status(pub u16);
 
-fields!(Status(u16) {
+fields!(pub Status(u16) {
     /// SC: status code, within its type.
     sc, with_sc: u8 = 7:0;
     /// SCT: status code type; 0 generic, 1 command specific, 2 media and data integrity, 3 path

@@ -1,4 +1,4 @@
-use super::bits::{bytes_at, get, put, put_at};
+use super::bits::{bytes_at, get, put};
 use super::{DataPointer, SQE_BYTES, SglDescriptor};
 
 /// Submission queue entry: 16 dwords (Base, section 4.1, Figure 87).
@@ -189,14 +189,6 @@ impl Sqe {
     fn set_pair(&mut self, index: usize, value: u64) {
         self.0[index] = value as u32;
         self.0[index + 1] = (value >> 32) as u32;
-    }
-}
-
-impl From<Sqe> for [u8; SQE_BYTES] {
-    fn from(sqe: Sqe) -> Self {
-        let mut out = [0; SQE_BYTES];
-        put_at(&mut out, 0, &sqe.to_bytes());
-        out
     }
 }
 
