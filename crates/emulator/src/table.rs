@@ -1,6 +1,7 @@
 //! The controller's view of memory: I/O virtual addresses that are mapped, and nothing else.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use gcos_hw::{DmaMapper, DmaSpace, HwError, PAGE_BYTES, SharedMemory};
@@ -92,6 +93,7 @@ impl IovaTable {
     }
 
     /// Copies `bytes` to `iova`. Nothing is written unless all of it is mapped.
+    #[cfg(test)]
     pub(crate) fn write(&self, iova: u64, bytes: &[u8]) -> Result<(), Unmapped> {
         let mut done = 0;
         self.visit(iova, bytes.len(), |mapping, offset, len| {
@@ -118,16 +120,13 @@ impl IovaTable {
         })
     }
 
-    /// The mapping that holds all of `len` bytes at `iova`, for words that must be stored as one.
-    pub(crate) fn find(&self, iova: u64, len: usize) -> Result<(Arc<Mapping>, usize), Unmapped> {
-        let mut found = None;
-        self.visit(iova, len, |mapping, offset, part| {
-            if part == len {
-                found = Some((Arc::clone(mapping), offset));
-            }
-            true
-        })?;
-        found.ok_or(Unmapped { iova })
+    /// Stores a 16-byte queue entry at a multiple of 16. The second half becomes visible after the
+    /// first: it holds the phase tag.
+    pub(crate) fn store_entry(&self, iova: u64, first: u64, second: u64) -> Result<(), Unmapped> {
+        self.visit(iova, 16, |mapping, offset, _| {
+            let low = mapping.memory.store_u64(offset, first, Ordering::Relaxed);
+            low.is_ok() && mapping.memory.store_u64(offset + 8, second, Ordering::Release).is_ok()
+        })
     }
 
     /// Calls `f` with each piece of the range, after having checked that all of it is mapped. The
@@ -248,7 +247,7 @@ mod tests {
         let mut out = [0; 64];
         table.read(0x11000 - 32, &mut out).unwrap();
         assert_eq!(out[..], bytes[..]);
-        assert!(table.find(0x11000 - 32, 64).is_err());
+        assert!(table.store_entry(0x11000 - 8, 1, 2).is_err());
     }
 
     #[test]

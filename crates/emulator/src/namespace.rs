@@ -1,0 +1,120 @@
+//! Namespaces as parts of the medium.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use gcos_layout::nvme::{
+    IdentifyData, IdentifyNamespace, LbaFormat, NSID_ALL, NamespaceDescriptor, Status,
+    encode_namespace_descriptors,
+};
+
+use crate::config::Namespace;
+
+/// Log2 of the block sizes of the LBA formats, by index.
+pub(crate) const FORMATS: [u8; 2] = [9, 12];
+
+/// A namespace: where it lies on the medium, and how it is formatted.
+#[derive(Debug)]
+pub(crate) struct NamespaceState {
+    pub(crate) nsid: u32,
+    /// Offset on the medium in bytes.
+    pub(crate) start: u64,
+    pub(crate) bytes: u64,
+    lba_shift: AtomicU32,
+}
+
+impl NamespaceState {
+    /// Lays the namespaces out one after the other.
+    pub(crate) fn lay_out(namespaces: &[Namespace]) -> Vec<Self> {
+        let mut start = 0;
+        let mut out = Vec::with_capacity(namespaces.len());
+        for (namespace, nsid) in namespaces.iter().zip(1..) {
+            let lba_shift = AtomicU32::new(namespace.lba_bytes.trailing_zeros());
+            out.push(Self { nsid, start, bytes: namespace.bytes, lba_shift });
+            start += namespace.bytes;
+        }
+        out
+    }
+
+    pub(crate) fn lba_shift(&self) -> u32 {
+        self.lba_shift.load(Ordering::Relaxed)
+    }
+
+    /// Size in logical blocks (NSZE).
+    pub(crate) fn blocks(&self) -> u64 {
+        self.bytes >> self.lba_shift()
+    }
+
+    /// Uses the LBA format of the given index from now on.
+    pub(crate) fn set_format(&self, lbaf: u8) -> Result<(), Status> {
+        match FORMATS.get(usize::from(lbaf)) {
+            Some(&shift) => {
+                self.lba_shift.store(shift.into(), Ordering::Relaxed);
+                Ok(())
+            }
+            None => Err(Status::INVALID_FORMAT.with_dnr(true)),
+        }
+    }
+
+    /// Offset on the medium and length in bytes of a range of blocks.
+    pub(crate) fn locate(&self, slba: u64, nlb: u64) -> Result<(u64, u64), Status> {
+        match slba.checked_add(nlb) {
+            Some(end) if end <= self.blocks() => {
+                let shift = self.lba_shift();
+                Ok((self.start + (slba << shift), nlb << shift))
+            }
+            _ => Err(Status::LBA_OUT_OF_RANGE.with_dnr(true)),
+        }
+    }
+
+    pub(crate) fn identify(&self) -> IdentifyData {
+        let shift = self.lba_shift();
+        let current = FORMATS.iter().position(|&format| u32::from(format) == shift).unwrap_or(0);
+        let format = |&lbads: &u8| LbaFormat::default().with_lbads(lbads);
+        IdentifyNamespace {
+            nsze: self.blocks(),
+            ncap: self.blocks(),
+            nuse: self.blocks(),
+            flbas: IdentifyNamespace::flbas_of(current as u8),
+            // Deallocated blocks read as zeros, and Write Zeroes may deallocate.
+            dlfeat: 0b1001,
+            preferred_write_blocks: 1,
+            preferred_deallocate_blocks: 1,
+            nguid: self.nguid(),
+            lba_formats: FORMATS.iter().map(format).collect(),
+            ..IdentifyNamespace::default()
+        }
+        .encode()
+    }
+
+    pub(crate) fn descriptors(&self) -> IdentifyData {
+        encode_namespace_descriptors(&[
+            NamespaceDescriptor::Nguid(self.nguid()),
+            NamespaceDescriptor::CommandSet(0),
+        ])
+    }
+
+    fn nguid(&self) -> [u8; 16] {
+        let mut nguid = *b"GCOS emulated\0\0\0";
+        if let Some(last) = nguid.last_mut() {
+            *last = self.nsid as u8;
+        }
+        nguid
+    }
+}
+
+/// The namespace of that identifier.
+pub(crate) fn find(namespaces: &[NamespaceState], nsid: u32) -> Result<&NamespaceState, Status> {
+    let index = (nsid as usize).wrapping_sub(1);
+    namespaces.get(index).ok_or(Status::INVALID_NAMESPACE.with_dnr(true))
+}
+
+/// The namespaces that an identifier stands for: one, or all.
+pub(crate) fn select(
+    namespaces: &[NamespaceState],
+    nsid: u32,
+) -> Result<&[NamespaceState], Status> {
+    if nsid == NSID_ALL {
+        return Ok(namespaces);
+    }
+    find(namespaces, nsid).map(std::slice::from_ref)
+}
