@@ -1,5 +1,6 @@
 //! The NVM command set over real queues.
 
+#[cfg(test)]
 mod common;
 
 use common::{Host, buffer, cc, prp, ram};
