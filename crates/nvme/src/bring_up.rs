@@ -1,0 +1,348 @@
+//! The bring-up sequence (Base, section 3.5.1), at opening and after each reset.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use gcos_hw::{DmaSpace, EventFd, PAGE_BYTES};
+use gcos_layout::nvme::{
+    AdminCommand, Cns, Feature, FeatureId, IDENTIFY_BYTES, IdentifyController, IdentifyNamespace,
+    QueueCounts, Status, parse_active_namespaces, parse_namespace_descriptors,
+};
+
+use crate::admin::{AdminError, AdminPath};
+use crate::bounce::BouncePool;
+use crate::counters::{Counters, add};
+use crate::device::{Device, Disabled, gone};
+use crate::inflight::Label;
+use crate::pair::QueuePair;
+use crate::pointer::list_pages;
+use crate::{Completion, Namespace, NvmeError, Options, PointerChoice, WriteCache};
+
+/// Entries of the admin queues: enough for events, aborts and a few callers.
+const ADMIN_ENTRIES: u32 = 32;
+
+/// Largest I/O queue that the driver makes: leaves 4 bits of each CID for its generation.
+const MAX_DEPTH: u32 = 4096;
+
+/// The controller and everything it may reach by itself. Dropping it stops the controller first, and
+/// frees the memory only then.
+#[derive(Debug)]
+pub(crate) struct Core {
+    pub(crate) device: Device,
+    pub(crate) admin: QueuePair,
+    pub(crate) pairs: Vec<QueuePair>,
+    pub(crate) counters: Counters,
+    pub(crate) bounces: BouncePool,
+    /// Whether the controller is known to touch no memory any more.
+    pub(crate) stopped: AtomicBool,
+    /// Whether it could not be stopped: what it was told the address of is never freed.
+    pub(crate) stuck: AtomicBool,
+}
+
+impl Core {
+    pub(crate) fn new(device: Device) -> Result<Self, NvmeError> {
+        let admin = QueuePair::new(&device, 0, ADMIN_ENTRIES, 1, None)?;
+        let bounces = BouncePool::new(device.function.dma(), PAGE_BYTES);
+        let counters = Counters::default();
+        let (stopped, stuck) = (AtomicBool::new(true), AtomicBool::new(false));
+        Ok(Self { device, admin, pairs: Vec::new(), counters, bounces, stopped, stuck })
+    }
+
+    pub(crate) fn dma(&self) -> &Arc<DmaSpace> {
+        self.device.function.dma()
+    }
+
+    pub(crate) fn path(&self) -> AdminPath<'_> {
+        let Self { device, admin, counters, bounces, .. } = self;
+        AdminPath { device, queue: admin, counters, bounces }
+    }
+
+    /// All queue pairs, admin first.
+    pub(crate) fn all_pairs(&self) -> impl Iterator<Item = &QueuePair> {
+        std::iter::once(&self.admin).chain(&self.pairs)
+    }
+
+    /// Looks at a queue pair's completions.
+    #[inline]
+    pub(crate) fn reap(&self, pair: &QueuePair) {
+        pair.try_reap(&self.device, &self.counters, &self.bounces);
+    }
+
+    /// Stops the controller and creates the admin queues.
+    pub(crate) fn start_admin(&self) -> Result<(), NvmeError> {
+        match self.device.disable() {
+            Disabled::Stopped => {}
+            Disabled::Removed => return Err(gone(&self.device.name, "it was removed")),
+            Disabled::Stuck => {
+                let waited = self.device.ready_timeout();
+                let what = "becoming disabled (CSTS.RDY = 0)";
+                return Err(self.device.not_ready(what, waited, self.device.csts()));
+            }
+        }
+        self.admin.reset(&self.device)?;
+        let (asq, acq) = self.admin.addresses();
+        self.stopped.store(false, Ordering::Release);
+        self.device.enable(asq, acq, ADMIN_ENTRIES)?;
+        self.admin.open();
+        Ok(())
+    }
+
+    /// Creates the I/O queues and sets the write cache. Returns whether a volatile write cache is in
+    /// use.
+    pub(crate) fn start_io(
+        &self,
+        options: &Options,
+        identity: &IdentifyController,
+    ) -> Result<bool, NvmeError> {
+        self.ask_for_queues(options).map_err(AdminError::into_inner)?;
+        for pair in &self.pairs {
+            pair.reset(&self.device)?;
+            self.create_pair(pair, options.admin_timeout).map_err(AdminError::into_inner)?;
+        }
+        let cached = match identity.volatile_write_cache() {
+            true => self.set_write_cache(options).map_err(AdminError::into_inner)?,
+            false => false,
+        };
+        self.pairs.iter().for_each(QueuePair::open);
+        Ok(cached)
+    }
+
+    fn ask_for_queues(&self, options: &Options) -> Result<(), AdminError> {
+        let asked = u32::from(options.io_queue_pairs) + u32::from(options.lent_queue_pairs);
+        let feature = Feature::NumberOfQueues(QueueCounts { sq: asked, cq: asked });
+        let command = AdminCommand::SetFeatures { feature, save: false };
+        let dw0 = self.path().run(command, 0, None, options.admin_timeout)?;
+        match Feature::from_dword(FeatureId::NumberOfQueues, dw0) {
+            Feature::NumberOfQueues(QueueCounts { sq, cq }) if sq < asked || cq < asked => {
+                let device = Arc::clone(&self.device.name);
+                Err(AdminError::Ended(NvmeError::QueueGrant { device, asked, sq, cq }))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn create_pair(&self, pair: &QueuePair, timeout: Duration) -> Result<(), AdminError> {
+        let (sq, cq) = pair.addresses();
+        let vector = pair.interrupt.as_ref().map(|&(vector, _)| vector);
+        self.create_queues(pair.qid, pair.entries, (sq, cq), vector, timeout)
+    }
+
+    /// Creates a completion queue, and a submission queue that uses it.
+    pub(crate) fn create_queues(
+        &self,
+        qid: u16,
+        entries: u32,
+        (sq, cq): (u64, u64),
+        vector: Option<u16>,
+        timeout: Duration,
+    ) -> Result<(), AdminError> {
+        let create_cq = AdminCommand::CreateCq { qid, entries, vector, contiguous: true };
+        self.path().create_queue(create_cq, cq, timeout)?;
+        let create_sq =
+            AdminCommand::CreateSq { qid, entries, cqid: qid, priority: 0, contiguous: true };
+        self.path().create_queue(create_sq, sq, timeout).map(drop)
+    }
+
+    /// Deletes a submission queue, then its completion queue.
+    pub(crate) fn delete_queues(&self, qid: u16, timeout: Duration) -> Result<(), AdminError> {
+        self.path().run(AdminCommand::DeleteSq { qid }, 0, None, timeout)?;
+        self.path().run(AdminCommand::DeleteCq { qid }, 0, None, timeout).map(drop)
+    }
+
+    fn set_write_cache(&self, options: &Options) -> Result<bool, AdminError> {
+        let timeout = options.admin_timeout;
+        if options.write_cache != WriteCache::Keep {
+            let enabled = options.write_cache == WriteCache::Enable;
+            let feature = Feature::VolatileWriteCache { enabled };
+            let command = AdminCommand::SetFeatures { feature, save: false };
+            self.path().run(command, 0, None, timeout)?;
+        }
+        let id = FeatureId::VolatileWriteCache;
+        let command = AdminCommand::GetFeatures { id, select: 0, cdw11: 0 };
+        let dw0 = self.path().run(command, 0, None, timeout)?;
+        Ok(Feature::from_dword(id, dw0) == Feature::VolatileWriteCache { enabled: true })
+    }
+
+    pub(crate) fn identify_controller(
+        &self,
+        timeout: Duration,
+    ) -> Result<IdentifyController, NvmeError> {
+        let command = AdminCommand::Identify { cns: Cns::Controller };
+        let data = self.path().fetch::<IDENTIFY_BYTES>(command, 0, timeout);
+        data.map(|data| IdentifyController::decode(&data)).map_err(AdminError::into_inner)
+    }
+
+    /// The first page of active namespaces, which is all that any drive has.
+    pub(crate) fn identify_namespaces(
+        &self,
+        timeout: Duration,
+    ) -> Result<Vec<Namespace>, NvmeError> {
+        let command = AdminCommand::Identify { cns: Cns::ActiveNamespaces };
+        let list = self.path().fetch::<IDENTIFY_BYTES>(command, 0, timeout);
+        let list = list.map_err(AdminError::into_inner)?;
+        let nsids = parse_active_namespaces(&list);
+        nsids.into_iter().map(|nsid| self.identify_namespace(nsid, timeout)).collect()
+    }
+
+    fn identify_namespace(&self, nsid: u32, timeout: Duration) -> Result<Namespace, NvmeError> {
+        let fetch = |cns| {
+            self.path().fetch::<IDENTIFY_BYTES>(AdminCommand::Identify { cns }, nsid, timeout)
+        };
+        let data = fetch(Cns::Namespace).map_err(AdminError::into_inner)?;
+        let descriptors = match fetch(Cns::NamespaceDescriptors) {
+            Ok(data) => parse_namespace_descriptors(&data),
+            // Controllers before NVMe 1.3 do not know the structure.
+            Err(AdminError::Ended(error))
+                if error.status().map(Status::code) == Some(Status::INVALID_FIELD) =>
+            {
+                Vec::new()
+            }
+            Err(error) => return Err(error.into_inner()),
+        };
+        Ok(Namespace::new(nsid, IdentifyNamespace::decode(&data), descriptors))
+    }
+
+    /// Ends every command in flight with an error. Only for a controller that touches no memory.
+    pub(crate) fn fail_all(&self, error: impl Fn(Label, bool) -> NvmeError) {
+        for pair in self.all_pairs() {
+            for command in pair.take_all(&self.device, &self.counters, &self.bounces) {
+                command.fail(&error);
+            }
+        }
+    }
+
+    /// Ends every command in flight with an error and leaks everything that the controller was told
+    /// the address of, because it could not be stopped.
+    pub(crate) fn leak_all(&self, error: impl Fn(Label, bool) -> NvmeError) {
+        self.stuck.store(true, Ordering::Release);
+        for pair in self.all_pairs() {
+            let commands = pair.lock().slots.drain();
+            let count = commands.len();
+            tracing::error!(
+                device = %self.device.name, qid = pair.qid, commands = count,
+                "the controller cannot be stopped: its queues and the memory of commands in \
+                 flight are leaked"
+            );
+            add(&self.counters.leaked_commands, count as u64);
+            commands.into_iter().for_each(|command| command.leak(&error));
+            pair.leak_memory();
+        }
+    }
+
+    /// Closes the queues and stops the controller for good: every command in flight ends.
+    pub(crate) fn stop(&self, error: impl Fn(Label, bool) -> NvmeError) {
+        self.all_pairs().for_each(QueuePair::close);
+        if self.stopped.swap(true, Ordering::AcqRel) {
+            return self.fail_all(error);
+        }
+        match self.device.disable() {
+            Disabled::Stopped | Disabled::Removed => self.fail_all(error),
+            Disabled::Stuck => self.leak_all(error),
+        }
+    }
+}
+
+impl Drop for Core {
+    fn drop(&mut self) {
+        let name = Arc::clone(&self.device.name);
+        self.stop(|_, _| gone(&name, "it was closed"));
+    }
+}
+
+/// What opening found out and decided.
+#[derive(Debug)]
+pub(crate) struct Facts {
+    pub(crate) identity: IdentifyController,
+    pub(crate) namespaces: Vec<Namespace>,
+    /// Largest transfer of one command in bytes.
+    pub(crate) max_transfer: usize,
+    /// Whether SGLs may be used.
+    pub(crate) sgl: bool,
+}
+
+/// Checks the options that the capabilities alone can refuse.
+pub(crate) fn check_options(device: &Device, options: &Options) -> Result<(), NvmeError> {
+    let refuse = |what, expected: String, got: u64| NvmeError::Invalid {
+        device: Arc::clone(&device.name),
+        what,
+        expected,
+        got,
+    };
+    if options.io_queue_pairs == 0 {
+        return Err(refuse("I/O queue pairs", "1 or more".into(), 0));
+    }
+    let most = device.cap.max_queue_entries().min(MAX_DEPTH);
+    if !(2..=most).contains(&options.queue_depth) {
+        let expected = format!("2 to {most} entries (CAP.MQES and the driver's limit)");
+        return Err(refuse("I/O queue depth", expected, options.queue_depth.into()));
+    }
+    let transfer = options.max_transfer;
+    if transfer == 0 || !transfer.is_multiple_of(PAGE_BYTES) || transfer > 64 << 20 {
+        let expected = "a multiple of 4096 up to 64 MiB".into();
+        return Err(refuse("largest transfer", expected, transfer as u64));
+    }
+    let queues = usize::from(options.io_queue_pairs) + usize::from(options.lent_queue_pairs);
+    let (_, last) = device.doorbells(queues.min(usize::from(u16::MAX)) as u16);
+    if queues > usize::from(u16::MAX) || last + 4 > device.function.registers_len() {
+        let expected = format!("doorbells within {} bytes", device.function.registers_len());
+        return Err(refuse("I/O queue pairs", expected, queues as u64));
+    }
+    Ok(())
+}
+
+/// Identifies the controller and its namespaces, and makes the I/O queue pairs (not yet created on
+/// the controller).
+pub(crate) fn discover(core: &mut Core, options: &Options) -> Result<Facts, NvmeError> {
+    let identity = core.identify_controller(options.admin_timeout)?;
+    let namespaces = core.identify_namespaces(options.admin_timeout)?;
+    // CAP.MPSMIN is 0: the unit of MDTS is 4 KiB.
+    let limit = identity.max_transfer_bytes(PAGE_BYTES as u64).unwrap_or(u64::MAX);
+    let max_transfer = options.max_transfer.min(usize::try_from(limit).unwrap_or(usize::MAX));
+    let supported = matches!(identity.sgls.support(), 1 | 2);
+    if options.data_pointer == PointerChoice::Sgl && !supported {
+        return Err(NvmeError::Unsupported {
+            device: Arc::clone(&core.device.name),
+            what: "SGLS",
+            expected: "SGL support, as the options ask for".into(),
+            got: identity.sgls.0.into(),
+        });
+    }
+    core.bounces = BouncePool::new(core.dma(), max_transfer);
+    let pages = list_pages(max_transfer);
+    for qid in 1..=options.io_queue_pairs {
+        let interrupt = interrupt(&core.device, options, qid)?;
+        let pair = QueuePair::new(&core.device, qid, options.queue_depth, pages, interrupt)?;
+        core.pairs.push(pair);
+    }
+    let sgl = supported && options.data_pointer != PointerChoice::Prp;
+    Ok(Facts { identity, namespaces, max_transfer, sgl })
+}
+
+/// Queue pair `qid` signals on vector `qid`; vector 0 is the admin queue's.
+fn interrupt(
+    device: &Device,
+    options: &Options,
+    qid: u16,
+) -> Result<Option<(u16, Arc<EventFd>)>, NvmeError> {
+    if options.completion == Completion::Polled {
+        return Ok(None);
+    }
+    let vectors = device.function.interrupt_vectors();
+    if qid >= vectors {
+        return Err(NvmeError::Unsupported {
+            device: Arc::clone(&device.name),
+            what: "interrupt vectors",
+            expected: format!(
+                "{} (one per I/O queue pair and one more)",
+                options.io_queue_pairs + 1
+            ),
+            got: vectors.into(),
+        });
+    }
+    let event = device
+        .function
+        .interrupt(qid)
+        .map_err(NvmeError::platform(&device.name, "routing an interrupt vector"))?;
+    Ok(Some((qid, event)))
+}

@@ -1,0 +1,161 @@
+//! The controller's registers: enabling, disabling and shutting down, each with a deadline.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use gcos_hw::Function;
+use gcos_layout::nvme::{
+    Aqa, Cap, Cc, Csts, Register, ShutdownNotification, ShutdownStatus, Vs, cq_head_doorbell,
+    sq_tail_doorbell,
+};
+
+use crate::NvmeError;
+
+/// Time that every register wait has at least: some controllers report a CAP.TO of 0.
+const LEAST_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// How an attempt to disable the controller ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Disabled {
+    /// CSTS.RDY is 0: the controller touches no memory.
+    Stopped,
+    /// Registers read as all ones: there is no controller that could touch memory.
+    Removed,
+    /// CSTS.RDY did not become 0: the controller may still touch memory.
+    Stuck,
+}
+
+/// A function with what its capabilities say.
+#[derive(Debug)]
+pub(crate) struct Device {
+    pub(crate) function: Arc<dyn Function>,
+    pub(crate) name: Arc<str>,
+    pub(crate) cap: Cap,
+    pub(crate) version: Vs,
+}
+
+impl Device {
+    /// Reads the capabilities and checks that this is a controller that we can drive.
+    pub(crate) fn probe(function: Arc<dyn Function>) -> Result<Self, NvmeError> {
+        let name: Arc<str> = Arc::from(function.name());
+        let cap = Cap(function.read64(Register::Cap.offset()));
+        if cap.0 == u64::MAX {
+            return Err(gone(&name, "its registers read as all ones; was it removed?"));
+        }
+        let unsupported = |what, expected: &str, got| NvmeError::Unsupported {
+            device: Arc::clone(&name),
+            what,
+            expected: expected.to_owned(),
+            got,
+        };
+        if !cap.nvm_command_set() {
+            return Err(unsupported("CAP.CSS", "the NVM command set (bit 0)", cap.css().into()));
+        }
+        if cap.mpsmin() != 0 {
+            return Err(unsupported("CAP.MPSMIN", "0 (4 KiB pages)", cap.mpsmin().into()));
+        }
+        let version = Vs(function.read32(Register::Vs.offset()));
+        Ok(Self { function, name, cap, version })
+    }
+
+    pub(crate) fn csts(&self) -> Csts {
+        Csts(self.function.read32(Register::Csts.offset()))
+    }
+
+    fn cc(&self) -> Cc {
+        Cc(self.function.read32(Register::Cc.offset()))
+    }
+
+    fn set_cc(&self, cc: Cc) {
+        self.function.write32(Register::Cc.offset(), cc.0);
+    }
+
+    /// Offsets of a queue pair's doorbells: submission tail, completion head.
+    pub(crate) fn doorbells(&self, qid: u16) -> (usize, usize) {
+        let stride = self.cap.doorbell_stride();
+        (sq_tail_doorbell(qid, stride), cq_head_doorbell(qid, stride))
+    }
+
+    /// The longest time that CSTS.RDY may take to follow CC.EN.
+    pub(crate) fn ready_timeout(&self) -> Duration {
+        self.cap.timeout().max(LEAST_TIMEOUT)
+    }
+
+    /// Waits until `done` holds for CSTS; `None` when `timeout` passed first.
+    pub(crate) fn wait_csts(
+        &self,
+        timeout: Duration,
+        done: impl Fn(Csts) -> bool,
+    ) -> Result<Csts, Csts> {
+        let end = self.function.now().saturating_add(timeout);
+        let mut spins = 0;
+        loop {
+            let late = self.function.now() >= end;
+            let csts = self.csts();
+            if done(csts) {
+                return Ok(csts);
+            }
+            if late {
+                return Err(csts);
+            }
+            self.function.relax(spins);
+            spins = spins.saturating_add(1);
+        }
+    }
+
+    /// Resets the controller by clearing CC.EN (Base, section 3.7.2).
+    pub(crate) fn disable(&self) -> Disabled {
+        let timeout = self.ready_timeout();
+        let cc = self.cc();
+        if cc.en() {
+            // EN must not fall while a rising EN is still being answered (Base, Figure 46).
+            let settled = |csts: Csts| csts.rdy() || csts.cfs() || csts.is_removed();
+            let _ = self.wait_csts(timeout, settled);
+            self.set_cc(cc.with_en(false).with_shutdown(ShutdownNotification::None));
+        }
+        match self.wait_csts(timeout, |csts| !csts.rdy() || csts.is_removed()) {
+            Ok(csts) if csts.is_removed() => Disabled::Removed,
+            Ok(_) => Disabled::Stopped,
+            Err(_) => Disabled::Stuck,
+        }
+    }
+
+    /// Enables the controller with the given admin queues (Base, section 3.5.1).
+    pub(crate) fn enable(&self, asq: u64, acq: u64, entries: u32) -> Result<(), NvmeError> {
+        let function = &self.function;
+        function.write32(Register::Aqa.offset(), Aqa::new(entries, entries).0);
+        function.write64(Register::Asq.offset(), asq);
+        function.write64(Register::Acq.offset(), acq);
+        // Page size 4 KiB, round robin, NVM command set: all 0.
+        self.set_cc(Cc::default().with_iosqes(6).with_iocqes(4).with_en(true));
+        let waited = self.ready_timeout();
+        let what = "becoming ready (CSTS.RDY = 1)";
+        match self.wait_csts(waited, |csts| csts.rdy() || csts.cfs()) {
+            Ok(csts) if csts.is_removed() => Err(gone(&self.name, "it was removed")),
+            Ok(csts) if !csts.cfs() => Ok(()),
+            Ok(csts) | Err(csts) => Err(self.not_ready(what, waited, csts)),
+        }
+    }
+
+    /// Announces a normal shutdown and waits until the controller has done it (Base, section 3.6.1).
+    pub(crate) fn shut_down(&self, timeout: Duration) -> Result<(), NvmeError> {
+        self.set_cc(self.cc().with_shutdown(ShutdownNotification::Normal));
+        let complete = |csts: Csts| csts.shutdown() == ShutdownStatus::Complete;
+        match self.wait_csts(timeout, |csts| csts.is_removed() || complete(csts)) {
+            Ok(csts) if csts.is_removed() => Err(gone(&self.name, "it was removed")),
+            Ok(_) => Ok(()),
+            Err(csts) => {
+                let what = "completing the shutdown (CSTS.SHST = 10b)";
+                Err(self.not_ready(what, timeout, csts))
+            }
+        }
+    }
+
+    pub(crate) fn not_ready(&self, what: &'static str, waited: Duration, csts: Csts) -> NvmeError {
+        NvmeError::NotReady { device: Arc::clone(&self.name), what, waited, csts: csts.0 }
+    }
+}
+
+pub(crate) fn gone(device: &Arc<str>, reason: &str) -> NvmeError {
+    NvmeError::Gone { device: Arc::clone(device), reason: Arc::from(reason) }
+}

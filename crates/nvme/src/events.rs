@@ -1,0 +1,140 @@
+//! Asynchronous events: posted, recorded, acknowledged by reading the log page, posted again.
+
+use std::sync::Arc;
+
+use gcos_layout::nvme::{
+    AdminCommand, AsyncEvent, AsyncEventConfig, AsyncEventType, Feature, LogPage, NSID_ALL,
+    SmartLog,
+};
+use parking_lot::Mutex;
+
+use crate::admin::AdminError;
+use crate::controller::{Controller, State};
+use crate::counters::add;
+use crate::inflight::Request;
+
+/// Asynchronous Event Requests kept posted, where the controller takes so many.
+const POSTED: u16 = 4;
+
+/// What the controller has reported about itself since opening.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Health {
+    /// Asynchronous events so far.
+    pub events: u64,
+    /// The last one.
+    pub last_event: Option<AsyncEvent>,
+    /// The SMART / health log as read after the last SMART event.
+    pub smart: Option<SmartLog>,
+}
+
+/// Posted requests and what came of earlier ones.
+#[derive(Debug, Default)]
+pub(crate) struct Events(Mutex<EventState>);
+
+#[derive(Debug, Default)]
+struct EventState {
+    posted: Vec<Arc<Request>>,
+    health: Health,
+}
+
+impl Controller {
+    /// What asynchronous events have told, after looking for new ones.
+    #[must_use]
+    pub fn health(&self) -> Health {
+        self.poll_events();
+        self.events.0.lock().health
+    }
+
+    /// Enables SMART events and posts event requests. Without events everything else works, so
+    /// failures are logged only.
+    pub(crate) fn arm_events(&self) {
+        let config = AsyncEventConfig::default().with_critical_warnings(0x1F);
+        let feature = Feature::AsyncEventConfig(config);
+        let command = AdminCommand::SetFeatures { feature, save: false };
+        if let Err(error) = self.core.path().run(command, 0, None, self.options.admin_timeout) {
+            let error = error.into_inner();
+            tracing::warn!(device = %self.name(), %error, "asynchronous events stay as they were");
+        }
+        let mut state = self.events.0.lock();
+        state.posted.clear();
+        for _ in 0..self.facts.identity.async_event_limit.min(POSTED) {
+            self.post_event_request(&mut state);
+        }
+    }
+
+    fn post_event_request(&self, state: &mut EventState) {
+        match self.core.path().post(AdminCommand::AsyncEventRequest, 0, None) {
+            Ok(request) => state.posted.push(request),
+            Err(error) => tracing::debug!(%error, "asynchronous event request not posted"),
+        }
+    }
+
+    /// Handles events that have arrived, unless another thread is doing so.
+    pub fn poll_events(&self) {
+        if self.state() != State::Live {
+            return;
+        }
+        self.core.reap(&self.core.admin);
+        let Some(mut state) = self.events.0.try_lock() else { return };
+        let mut hung = None;
+        let mut index = 0;
+        while let Some(request) = state.posted.get(index) {
+            if !request.is_done() {
+                index += 1;
+                continue;
+            }
+            let request = state.posted.swap_remove(index);
+            let result = {
+                let mut outcome = request.outcome.lock();
+                outcome.error.take().map_or(Ok(outcome.dw0), Err)
+            };
+            match result {
+                Ok(dw0) => hung = hung.or(self.handle_event(&mut state, AsyncEvent(dw0)).err()),
+                Err(error) => tracing::debug!(%error, "asynchronous event request ended"),
+            }
+        }
+        drop(state);
+        if let Some(AdminError::Hung(error)) = hung {
+            self.reset_because(&error.to_string());
+        }
+    }
+
+    fn handle_event(&self, state: &mut EventState, event: AsyncEvent) -> Result<(), AdminError> {
+        add(&self.core.counters.events, 1);
+        state.health.events += 1;
+        state.health.last_event = Some(event);
+        tracing::warn!(
+            device = %self.name(), kind = ?event.kind(), info = event.info(),
+            log_page = event.log_page(), "asynchronous event"
+        );
+        let result = self.acknowledge(state, event);
+        self.post_event_request(state);
+        result
+    }
+
+    /// Reads the event's log page, which lets the controller report such events again.
+    fn acknowledge(&self, state: &mut EventState, event: AsyncEvent) -> Result<(), AdminError> {
+        let timeout = self.options.admin_timeout;
+        let lid = event.log_page();
+        let read = |bytes| AdminCommand::GetLogPage { lid, bytes, offset: 0, retain_event: false };
+        match LogPage::from_lid(lid) {
+            Some(LogPage::Error) => {
+                self.core.path().fetch::<64>(read(64), NSID_ALL, timeout).map(drop)
+            }
+            Some(_) => {
+                let data = self.core.path().fetch::<512>(read(512), NSID_ALL, timeout)?;
+                if event.kind() == AsyncEventType::Smart && lid == LogPage::Smart as u8 {
+                    let smart = SmartLog::decode(&data);
+                    tracing::warn!(
+                        device = %self.name(), warning = smart.critical_warning.0,
+                        temperature_kelvin = smart.temperature, spare = smart.available_spare,
+                        "SMART / health status"
+                    );
+                    state.health.smart = Some(smart);
+                }
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
+}

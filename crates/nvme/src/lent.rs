@@ -1,0 +1,138 @@
+//! Queue pairs that somebody else drives: a GPU, with queue memory wherever it likes.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use gcos_hw::DmaSlice;
+use gcos_layout::nvme::{CQE_BYTES, SQE_BYTES};
+
+use crate::NvmeError;
+use crate::admin::AdminError;
+use crate::controller::{Controller, State};
+
+/// A queue pair on the controller whose rings the holder drives. It is deleted when dropped, before
+/// its memory is freed. A controller reset deletes it too: see [`LentQueuePair::is_current`].
+#[derive(Debug)]
+pub struct LentQueuePair {
+    controller: Arc<Controller>,
+    epoch: u64,
+    qid: u16,
+    entries: u32,
+    memory: Option<(DmaSlice, DmaSlice)>,
+}
+
+impl Controller {
+    /// Creates a queue pair of `entries` in the given memory: `sq` of 64 bytes and zeroed `cq` of 16
+    /// bytes per entry, both page-aligned. No interrupts. The holder posts commands by himself, with
+    /// CIDs of his own, and takes care of their deadlines.
+    ///
+    /// # Errors
+    /// [`NvmeError::Invalid`] when all of [`crate::Options::lent_queue_pairs`] are lent or the memory
+    /// does not fit; the errors of [`Controller::admin`].
+    pub fn lend_queue_pair(
+        self: &Arc<Self>,
+        sq: DmaSlice,
+        cq: DmaSlice,
+        entries: u32,
+    ) -> Result<LentQueuePair, NvmeError> {
+        let invalid = |what, expected: String, got| NvmeError::Invalid {
+            device: Arc::clone(&self.core.device.name),
+            what,
+            expected,
+            got,
+        };
+        let most = self.core.device.cap.max_queue_entries();
+        if !(2..=most).contains(&entries) {
+            return Err(invalid("queue depth", format!("2 to {most} entries"), entries.into()));
+        }
+        for (what, slice, entry) in [
+            ("submission queue memory", &sq, SQE_BYTES),
+            ("completion queue memory", &cq, CQE_BYTES),
+        ] {
+            let need = entries as usize * entry;
+            if slice.len() < need || slice.iova() % 4096 != 0 {
+                return Err(invalid(what, format!("{need} bytes, page-aligned"), slice.iova()));
+            }
+        }
+        self.check_usable()?;
+        let _recovering = self.recovery.lock();
+        self.check_usable()?;
+        let Some(qid) = self.lendable.lock().pop() else {
+            let most = self.options.lent_queue_pairs;
+            return Err(invalid(
+                "lent queue pairs",
+                format!("at most {most}"),
+                u64::from(most) + 1,
+            ));
+        };
+        let mut lent = LentQueuePair {
+            controller: Arc::clone(self),
+            epoch: self.epoch.load(Ordering::Acquire),
+            qid,
+            entries,
+            memory: None,
+        };
+        let addresses = (sq.iova(), cq.iova());
+        // From now on dropping `lent` deletes the queues before the memory goes.
+        lent.memory = Some((sq, cq));
+        let timeout = self.options.admin_timeout;
+        let created = self.core.create_queues(qid, entries, addresses, None, timeout);
+        created.map_err(AdminError::into_inner)?;
+        Ok(lent)
+    }
+}
+
+impl LentQueuePair {
+    /// Queue identifier of both queues.
+    #[must_use]
+    pub fn qid(&self) -> u16 {
+        self.qid
+    }
+
+    /// Entries of each queue.
+    #[must_use]
+    pub fn entries(&self) -> u32 {
+        self.entries
+    }
+
+    /// Offsets of the doorbells in the register space: submission tail, completion head.
+    #[must_use]
+    pub fn doorbells(&self) -> (usize, usize) {
+        self.controller.core.device.doorbells(self.qid)
+    }
+
+    /// Whether the queues still exist on the controller: it has not been reset since.
+    #[must_use]
+    pub fn is_current(&self) -> bool {
+        self.controller.state() == State::Live
+            && self.controller.epoch.load(Ordering::Acquire) == self.epoch
+    }
+
+    fn delete(&self) -> Result<(), AdminError> {
+        let controller = &self.controller;
+        if controller.core.stuck.load(Ordering::Acquire) {
+            return Err(AdminError::Hung(controller.gone()));
+        }
+        if !self.is_current() {
+            // A reset or the end of the controller has deleted the queues.
+            return Ok(());
+        }
+        match controller.core.delete_queues(self.qid, controller.options.admin_timeout) {
+            // The controller answered that there are no such queues.
+            Err(AdminError::Ended(_)) | Ok(()) => Ok(()),
+            hung => hung,
+        }
+    }
+}
+
+impl Drop for LentQueuePair {
+    fn drop(&mut self) {
+        if let Err(error) = self.delete() {
+            let error = error.into_inner();
+            tracing::error!(%error, qid = self.qid, "lent queue not deleted: its memory is leaked");
+            std::mem::forget(self.memory.take());
+            return;
+        }
+        self.controller.lendable.lock().push(self.qid);
+    }
+}

@@ -1,0 +1,98 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::NvmeError;
+use crate::controller::Controller;
+use crate::inflight::Request;
+
+/// A request that was submitted. Dropping it does not stop the I/O: memory stays lent until the I/O
+/// ends, and completions are taken by whoever uses the queue next.
+#[derive(Debug)]
+pub struct Pending {
+    controller: Arc<Controller>,
+    request: Arc<Request>,
+    pair: usize,
+    deadline: Duration,
+    next_check: Duration,
+    taken: bool,
+}
+
+impl Pending {
+    pub(crate) fn new(
+        controller: Arc<Controller>,
+        request: Arc<Request>,
+        pair: usize,
+        deadline: Duration,
+    ) -> Self {
+        Self { controller, request, pair, deadline, next_check: Duration::ZERO, taken: false }
+    }
+
+    /// The controller it was submitted to.
+    #[must_use]
+    pub fn controller(&self) -> &Arc<Controller> {
+        &self.controller
+    }
+
+    /// The result if the request has ended, `None` while it runs. Takes completions; once the
+    /// deadline has passed it also recovers the controller, which takes a while.
+    pub fn poll(&mut self) -> Option<Result<(), NvmeError>> {
+        self.progress(false);
+        self.request.is_done().then(|| self.take())
+    }
+
+    /// Waits until the request has ended: until its deadline, and then for abort and reset at most.
+    ///
+    /// # Errors
+    /// The first error among the request's commands.
+    pub fn wait(mut self) -> Result<(), NvmeError> {
+        let mut spins = 0;
+        loop {
+            self.progress(true);
+            if self.request.is_done() {
+                return self.take();
+            }
+            self.pause(spins);
+            spins = spins.saturating_add(1);
+        }
+    }
+
+    /// Looks at completions; if that does not end the request, at the clock and the controller.
+    #[inline]
+    fn progress(&mut self, wait: bool) {
+        if self.request.is_done() {
+            return;
+        }
+        let pair = self.controller.pair(self.pair);
+        self.controller.core.reap(pair);
+        if self.request.is_done() {
+            return;
+        }
+        let now = self.controller.now();
+        if now >= self.deadline {
+            self.controller.expire(pair, &self.request, wait);
+        } else {
+            self.controller.look_after(pair, now, &mut self.next_check);
+        }
+    }
+
+    fn pause(&self, spins: u32) {
+        let controller = &self.controller;
+        controller.core.device.function.relax(spins);
+        if let Some((_, event)) = &controller.pair(self.pair).interrupt {
+            let left = self.deadline.saturating_sub(controller.now());
+            controller.pair(self.pair).sleep(event, left);
+        }
+    }
+
+    fn take(&mut self) -> Result<(), NvmeError> {
+        if std::mem::replace(&mut self.taken, true) {
+            return Err(NvmeError::Invalid {
+                device: Arc::clone(&self.controller.core.device.name),
+                what: "result of a request",
+                expected: "to be taken once".into(),
+                got: 2,
+            });
+        }
+        self.request.outcome.lock().error.take().map_or(Ok(()), Err)
+    }
+}

@@ -1,0 +1,155 @@
+//! One queue pair's rings and the four verbs on them: post entry, ring tail, peek completion, ring
+//! head. None of them does the work of another, so that a caller may post many entries under one
+//! doorbell write, and look at many completions under one.
+
+use std::sync::atomic::Ordering;
+
+use gcos_hw::{DmaSlice, Function, OutOfBounds};
+use gcos_layout::nvme::{CQE_BYTES, Cqe, SQE_BYTES, Sqe};
+
+/// A submission queue as its producer sees it (Base, section 3.3.1).
+#[derive(Debug)]
+pub struct SubmissionRing {
+    memory: DmaSlice,
+    entries: u32,
+    tail: u32,
+    head: u32,
+    doorbell: usize,
+}
+
+impl SubmissionRing {
+    /// An empty queue of `entries` in `memory`, whose tail doorbell is at offset `doorbell`.
+    #[must_use]
+    pub fn new(memory: DmaSlice, entries: u32, doorbell: usize) -> Self {
+        Self { memory, entries, tail: 0, head: 0, doorbell }
+    }
+
+    /// Entries that may be posted before the queue is full; a full queue keeps one entry unused.
+    #[must_use]
+    #[inline]
+    pub fn free(&self) -> u32 {
+        let used = (self.tail + self.entries - self.head) % self.entries;
+        self.entries - 1 - used
+    }
+
+    /// Copies an entry to the tail and moves the tail. Does not ring the doorbell: the controller
+    /// does not see the entry yet. Does not check for room; see [`SubmissionRing::free`].
+    ///
+    /// # Errors
+    /// [`OutOfBounds`] when the memory is smaller than the queue.
+    #[inline]
+    pub fn post_entry(&mut self, sqe: &Sqe) -> Result<(), OutOfBounds> {
+        self.memory.write(self.tail as usize * SQE_BYTES, &sqe.to_bytes())?;
+        self.tail = if self.tail + 1 == self.entries { 0 } else { self.tail + 1 };
+        Ok(())
+    }
+
+    /// Tells the controller the tail: it may now fetch everything posted. Posts nothing.
+    #[inline]
+    pub fn ring_tail(&self, function: &dyn Function) {
+        function.write32(self.doorbell, self.tail);
+    }
+
+    /// Takes the head that a completion reports, which frees the entries before it. Returns whether
+    /// the head is possible: between the last head and the tail. An impossible one changes nothing.
+    #[inline]
+    pub fn accept_head(&mut self, sqhd: u16) -> bool {
+        let sqhd = u32::from(sqhd);
+        if sqhd >= self.entries {
+            return false;
+        }
+        let moved = (sqhd + self.entries - self.head) % self.entries;
+        let posted = (self.tail + self.entries - self.head) % self.entries;
+        if moved <= posted {
+            self.head = sqhd;
+        }
+        moved <= posted
+    }
+
+    /// Empties the queue, as a controller reset does.
+    pub fn reset(&mut self) {
+        self.tail = 0;
+        self.head = 0;
+    }
+
+    /// The queue's memory.
+    #[must_use]
+    pub fn memory(&self) -> &DmaSlice {
+        &self.memory
+    }
+}
+
+/// A completion queue as its consumer sees it (Base, section 3.3.1).
+#[derive(Debug)]
+pub struct CompletionRing {
+    memory: DmaSlice,
+    entries: u32,
+    head: u32,
+    /// Phase tag of entries that are new on this pass.
+    phase: bool,
+    doorbell: usize,
+}
+
+impl CompletionRing {
+    /// An empty queue of `entries` in zeroed `memory`, whose head doorbell is at offset `doorbell`.
+    #[must_use]
+    pub fn new(memory: DmaSlice, entries: u32, doorbell: usize) -> Self {
+        Self { memory, entries, head: 0, phase: true, doorbell }
+    }
+
+    /// The completion at the head, if the controller has posted one. Does not move the head: the
+    /// next call sees the same entry. See [`CompletionRing::advance_head`].
+    #[must_use]
+    #[inline]
+    pub fn peek_completion(&self) -> Option<Cqe> {
+        let at = self.head as usize * CQE_BYTES;
+        // Acquire: the rest of the entry, and the data before it, is read after the phase tag.
+        let dword3 = self.memory.load_u32(at + 12, Ordering::Acquire).ok()?;
+        let dword3 = u32::from_le(dword3);
+        if Cqe([0, 0, 0, dword3]).phase() != self.phase {
+            return None;
+        }
+        let word = |offset| self.memory.load_u32(at + offset, Ordering::Relaxed).map(u32::from_le);
+        Some(Cqe([word(0).ok()?, word(4).ok()?, word(8).ok()?, dword3]))
+    }
+
+    /// Moves the head past the entry that was peeked at. Does not ring the doorbell: the controller
+    /// must not reuse the entry yet.
+    #[inline]
+    pub fn advance_head(&mut self) {
+        self.head += 1;
+        if self.head == self.entries {
+            self.head = 0;
+            self.phase = !self.phase;
+        }
+    }
+
+    /// Tells the controller the head: it may reuse every entry before it. Moves nothing.
+    #[inline]
+    pub fn ring_head(&self, function: &dyn Function) {
+        function.write32(self.doorbell, self.head);
+    }
+
+    /// Empties the queue, as a controller reset does: zeroes its memory, so that no old entry has
+    /// the phase tag of the first pass.
+    ///
+    /// # Errors
+    /// [`OutOfBounds`] when the memory is smaller than the queue.
+    pub fn reset(&mut self) -> Result<(), OutOfBounds> {
+        self.head = 0;
+        self.phase = true;
+        self.memory.fill(0, self.entries as usize * CQE_BYTES, 0)
+    }
+
+    /// The queue's memory.
+    #[must_use]
+    pub fn memory(&self) -> &DmaSlice {
+        &self.memory
+    }
+
+    /// Entries of the queue.
+    #[must_use]
+    pub fn entries(&self) -> u32 {
+        self.entries
+    }
+}
