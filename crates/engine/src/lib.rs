@@ -5,10 +5,12 @@
 //! host, by a GPU, or a file are behind it.
 
 mod error;
+mod host;
 mod noop;
 mod request;
 
 pub use error::{IoError, IoErrorKind};
+pub use host::{HostQueueEngine, HostQueueOptions};
 pub use noop::NoopEngine;
 pub use request::{Extent, Op, Request, RequestError};
 

@@ -123,7 +123,7 @@ pub(crate) fn prp_can_express(fragments: Fragments<'_>) -> bool {
         if index > 0 && (!aligned_end || iova % PAGE != 0) {
             return false;
         }
-        aligned_end = (iova + len as u64) % PAGE == 0;
+        aligned_end = (iova + len as u64).is_multiple_of(PAGE);
     }
     true
 }

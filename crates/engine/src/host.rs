@@ -1,0 +1,228 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use gcos_hw::{DmaSpace, Function};
+use gcos_nvme::{
+    BlockRange, Controller, ErrorKind, IoOp, IoRequest, Namespace, NvmeError, Options, Pending,
+};
+
+use crate::{Engine, Extent, Geometry, IoError, IoErrorKind, Op, Request, Ticket};
+
+/// How to open a [`HostQueueEngine`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostQueueOptions {
+    /// Queue pairs, depth, completion mode and the like.
+    pub controller: Options,
+    /// The namespace to use.
+    pub nsid: u32,
+}
+
+impl Default for HostQueueOptions {
+    fn default() -> Self {
+        Self { controller: Options::default(), nsid: 1 }
+    }
+}
+
+/// Moves blocks through NVMe queues that the host drives.
+#[derive(Debug)]
+pub struct HostQueueEngine {
+    controller: Arc<Controller>,
+    nsid: u32,
+    geometry: Geometry,
+}
+
+impl HostQueueEngine {
+    /// Brings the controller of `function` up and uses one of its namespaces.
+    ///
+    /// # Errors
+    /// As [`Controller::open`] and [`HostQueueEngine::new`].
+    pub fn open(function: Arc<dyn Function>, options: HostQueueOptions) -> Result<Self, NvmeError> {
+        let controller = Controller::open(function, options.controller)?;
+        Self::new(controller, options.nsid)
+    }
+
+    /// Uses a namespace of a controller that is up. [`Engine::shutdown`] shuts the controller down
+    /// for everybody.
+    ///
+    /// # Errors
+    /// [`NvmeError::Invalid`] when the namespace is not active, [`NvmeError::Unsupported`] when its
+    /// format is not blocks of 512 or 4096 bytes without metadata.
+    pub fn new(controller: Arc<Controller>, nsid: u32) -> Result<Self, NvmeError> {
+        let device = Arc::<str>::from(controller.name());
+        let Some(namespace) = controller.namespace(nsid) else {
+            return Err(NvmeError::Invalid {
+                device,
+                what: "namespace",
+                expected: active(&controller),
+                got: nsid.into(),
+            });
+        };
+        if !matches!(namespace.lba_bytes, 512 | 4096) || namespace.metadata_bytes != 0 {
+            return Err(NvmeError::Unsupported {
+                device,
+                what: "namespace format",
+                expected: "blocks of 512 or 4096 bytes without metadata; format it so".into(),
+                got: namespace.lba_bytes.into(),
+            });
+        }
+        let geometry = geometry(&controller, namespace);
+        Ok(Self { controller, nsid, geometry })
+    }
+
+    /// The controller behind.
+    #[must_use]
+    pub fn controller(&self) -> &Arc<Controller> {
+        &self.controller
+    }
+
+    fn start(&self, request: Request, claim: Claim) -> Result<Box<dyn Ticket>, IoError> {
+        let lba = u64::from(self.geometry.lba_bytes);
+        let block = |e: &Extent| BlockRange { slba: e.offset / lba, blocks: e.len / lba };
+        let request = IoRequest {
+            nsid: self.nsid,
+            op: operation(request.op),
+            ranges: request.extents.iter().map(block).collect(),
+            segments: request.segments,
+            timeout: request.deadline,
+        };
+        match self.controller.submit(request) {
+            Ok(pending) => Ok(Box::new(HostTicket { pending, claim })),
+            Err(error) => Err(claim.error(self.controller.name(), error)),
+        }
+    }
+}
+
+fn active(controller: &Controller) -> String {
+    let nsids: Vec<_> = controller.namespaces().iter().map(|n| n.nsid).collect();
+    format!("one of the active namespaces {nsids:?}")
+}
+
+fn geometry(controller: &Controller, namespace: &Namespace) -> Geometry {
+    let identity = controller.identity();
+    Geometry {
+        name: controller.name().to_owned(),
+        serial: identity.serial.clone(),
+        model: identity.model.clone(),
+        capacity: namespace.bytes(),
+        lba_bytes: namespace.lba_bytes,
+        max_transfer: controller.max_transfer(),
+        volatile_cache: controller.volatile_cache(),
+        deallocate: identity.oncs.dataset_management(),
+    }
+}
+
+fn operation(op: Op) -> IoOp {
+    match op {
+        Op::Read => IoOp::Read,
+        Op::Write { fua } => IoOp::Write { fua },
+        Op::Flush => IoOp::Flush,
+        Op::Deallocate => IoOp::Deallocate,
+    }
+}
+
+/// What a request was, for its error.
+#[derive(Debug, Clone, Copy)]
+struct Claim {
+    op: &'static str,
+    offset: u64,
+    len: u64,
+}
+
+impl Claim {
+    fn new(request: &Request) -> Self {
+        Self {
+            op: request.op.name(),
+            offset: request.extents.first().map_or(0, |e| e.offset),
+            len: request.extents.iter().map(|e| e.len).sum(),
+        }
+    }
+
+    fn error(self, drive: &str, error: NvmeError) -> IoError {
+        let Self { op, offset, len } = self;
+        let (kind, detail) = (kind(&error), error.to_string());
+        let source = Some(error.into());
+        IoError { kind, drive: drive.to_owned(), op, offset, len, detail, source }
+    }
+}
+
+fn kind(error: &NvmeError) -> IoErrorKind {
+    match error.kind() {
+        ErrorKind::Invalid => IoErrorKind::Invalid,
+        ErrorKind::Media => IoErrorKind::Media,
+        ErrorKind::Timeout => IoErrorKind::Timeout,
+        ErrorKind::Gone => IoErrorKind::Gone,
+        _ => IoErrorKind::Device,
+    }
+}
+
+/// A request in the controller's queues.
+#[derive(Debug)]
+struct HostTicket {
+    pending: Pending,
+    claim: Claim,
+}
+
+impl Ticket for HostTicket {
+    fn poll(&mut self) -> Option<Result<(), IoError>> {
+        let result = self.pending.poll()?;
+        let drive = self.pending.controller().name();
+        Some(result.map_err(|error| self.claim.error(drive, error)))
+    }
+
+    fn wait(self: Box<Self>) -> Result<(), IoError> {
+        let Self { pending, claim } = *self;
+        let controller = Arc::clone(pending.controller());
+        pending.wait().map_err(|error| claim.error(controller.name(), error))
+    }
+}
+
+/// The ticket of a request that needed nothing from the drive.
+#[derive(Debug)]
+struct Nothing;
+
+impl Ticket for Nothing {
+    fn poll(&mut self) -> Option<Result<(), IoError>> {
+        Some(Ok(()))
+    }
+
+    fn wait(self: Box<Self>) -> Result<(), IoError> {
+        Ok(())
+    }
+}
+
+impl Engine for HostQueueEngine {
+    fn geometry(&self) -> &Geometry {
+        &self.geometry
+    }
+
+    fn dma(&self) -> &Arc<DmaSpace> {
+        self.controller.dma()
+    }
+
+    fn submit(&self, request: Request) -> Result<Box<dyn Ticket>, IoError> {
+        if let Err(error) = request.check(&self.geometry) {
+            return Err(request.error(&self.geometry, IoErrorKind::Invalid, error.to_string()));
+        }
+        let needless = match request.op {
+            Op::Flush => !self.geometry.volatile_cache,
+            Op::Deallocate => !self.geometry.deallocate,
+            Op::Read | Op::Write { .. } => false,
+        };
+        if needless && self.controller.is_usable() {
+            return Ok(Box::new(Nothing));
+        }
+        let claim = Claim::new(&request);
+        self.start(request, claim)
+    }
+
+    fn shutdown(&self, deadline: Duration) -> Result<(), IoError> {
+        let now = || self.controller.function().now();
+        let end = now().saturating_add(deadline);
+        let flushed =
+            if self.controller.is_usable() { self.run(Request::flush(deadline)) } else { Ok(()) };
+        let claim = Claim { op: "shutdown", offset: 0, len: 0 };
+        let left = end.saturating_sub(now());
+        let ended = self.controller.shutdown(Some(left));
+        flushed.and(ended.map_err(|error| claim.error(self.controller.name(), error)))
+    }
+}
