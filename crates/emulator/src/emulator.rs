@@ -134,7 +134,8 @@ impl Emulator {
     }
 
     /// Cuts power during the `writes`-th media write from now (1 is the next); 0 disarms. That
-    /// write is torn: each unit of it reaches the medium or not.
+    /// write is torn: each unit of it reaches the medium or not. Call [`Emulator::power_cut`] before
+    /// looking at the medium when other commands may be in flight: it waits for them.
     pub fn cut_power_at_write(&self, writes: u64, seed: u64) {
         self.controller.storage.cut_after(writes, seed);
     }
@@ -269,7 +270,7 @@ impl Function for Emulator {
     }
 
     fn read32(&self, offset: usize) -> u32 {
-        let in_range = offset.is_multiple_of(4) && offset + 4 <= self.registers_len;
+        let in_range = offset.is_multiple_of(4) && offset < self.registers_len;
         if !in_range || !self.controller.is_present() {
             return u32::MAX;
         }
@@ -284,11 +285,12 @@ impl Function for Emulator {
     }
 
     fn read64(&self, offset: usize) -> u64 {
-        u64::from(self.read32(offset)) | u64::from(self.read32(offset + 4)) << 32
+        let high = self.read32(offset.saturating_add(4));
+        u64::from(self.read32(offset)) | u64::from(high) << 32
     }
 
     fn write32(&self, offset: usize, value: u32) {
-        let in_range = offset.is_multiple_of(4) && offset + 4 <= self.registers_len;
+        let in_range = offset.is_multiple_of(4) && offset < self.registers_len;
         if !in_range || !self.controller.is_present() {
             return;
         }
@@ -309,7 +311,7 @@ impl Function for Emulator {
 
     fn write64(&self, offset: usize, value: u64) {
         self.write32(offset, value as u32);
-        self.write32(offset + 4, (value >> 32) as u32);
+        self.write32(offset.saturating_add(4), (value >> 32) as u32);
     }
 
     fn registers_len(&self) -> usize {

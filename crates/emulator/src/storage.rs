@@ -318,14 +318,14 @@ impl Storage {
 
     /// Loses power; unflushed blocks survive or not by the seed.
     pub(crate) fn power_off(&self, seed: u64) {
-        if self.off.swap(true, Ordering::SeqCst) {
-            return;
-        }
+        // First the cache, which takes nothing from then on: who sees that power is off finds the
+        // medium as it will stay.
         if let Some(cache) = &self.cache
             && let Err(error) = cache.power_off(&self.medium, seed)
         {
             tracing::error!(%error, "a block could not be written while power failed");
         }
+        self.off.store(true, Ordering::SeqCst);
     }
 
     pub(crate) fn power_on(&self) {
