@@ -162,7 +162,11 @@ impl Controller {
         for entry in entries.as_chunks::<SQE_BYTES>().0.iter().take(fetched) {
             let sqe = Sqe::from_bytes(entry);
             let effects = self.faults.any().then(|| self.effects(sq, &sqe)).flatten();
-            if let Some(command) = self.start(Command::new(sq, sqe, effects, true)) {
+            let command = self.start(Command::new(sq, sqe, effects, true));
+            if !self.may_fetch() {
+                break; // A fault stopped the controller: what follows was never fetched.
+            }
+            if let Some(command) = command {
                 run(command);
             }
         }

@@ -1,5 +1,7 @@
 //! The admin command set: structures, queues, features, events, logs, format.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
 #[cfg(test)]
 mod common;
 

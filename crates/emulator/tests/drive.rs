@@ -1,5 +1,7 @@
 //! Threads and steps: determinism, rest, and clean ends.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
 #[cfg(test)]
 mod common;
 

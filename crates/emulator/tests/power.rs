@@ -1,5 +1,7 @@
 //! Power cuts: what was flushed stays, the rest is old or new, never anything else.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
 #[cfg(test)]
 mod common;
 
