@@ -118,8 +118,23 @@ impl Core {
                 let device = Arc::clone(&self.device.name);
                 Err(AdminError::Ended(NvmeError::QueueGrant { device, asked, sq, cq }))
             }
-            _ => Ok(()),
+            _ => self.check_doorbells(asked).map_err(AdminError::Ended),
         }
+    }
+
+    /// Checks that the last doorbell lies in the registers that the platform has mapped.
+    fn check_doorbells(&self, queue_pairs: u32) -> Result<(), NvmeError> {
+        let (_, last) = self.device.doorbells(u16::try_from(queue_pairs).unwrap_or(u16::MAX));
+        let len = self.device.function.registers_len();
+        if last + 4 <= len {
+            return Ok(());
+        }
+        Err(NvmeError::Invalid {
+            device: Arc::clone(&self.device.name),
+            what: "I/O queue pairs",
+            expected: format!("doorbells within {len} bytes of registers"),
+            got: queue_pairs.into(),
+        })
     }
 
     fn create_pair(&self, pair: &QueuePair, timeout: Duration) -> Result<(), AdminError> {
@@ -272,6 +287,10 @@ pub(crate) fn check_options(device: &Device, options: &Options) -> Result<(), Nv
     if options.io_queue_pairs == 0 {
         return Err(refuse("I/O queue pairs", "1 or more".into(), 0));
     }
+    let pairs = options.io_queue_pairs.checked_add(options.lent_queue_pairs);
+    if pairs.is_none_or(|pairs| pairs == u16::MAX) {
+        return Err(refuse("I/O queue pairs", "65534 or fewer in all".into(), 65_535));
+    }
     let most = device.cap.max_queue_entries().min(MAX_DEPTH);
     if !(2..=most).contains(&options.queue_depth) {
         let expected = format!("2 to {most} entries (CAP.MQES and the driver's limit)");
@@ -281,12 +300,6 @@ pub(crate) fn check_options(device: &Device, options: &Options) -> Result<(), Nv
     if transfer == 0 || !transfer.is_multiple_of(PAGE_BYTES) || transfer > 64 << 20 {
         let expected = "a multiple of 4096 up to 64 MiB".into();
         return Err(refuse("largest transfer", expected, transfer as u64));
-    }
-    let queues = usize::from(options.io_queue_pairs) + usize::from(options.lent_queue_pairs);
-    let (_, last) = device.doorbells(queues.min(usize::from(u16::MAX)) as u16);
-    if queues > usize::from(u16::MAX) || last + 4 > device.function.registers_len() {
-        let expected = format!("doorbells within {} bytes", device.function.registers_len());
-        return Err(refuse("I/O queue pairs", expected, queues as u64));
     }
     Ok(())
 }

@@ -297,3 +297,83 @@ impl Slots {
         (0..self.slots.len() as u16).filter_map(|index| self.take_slot(index)).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LABEL: Label = Label { opcode: "Read", nsid: 1, lba: 5 };
+
+    fn request() -> Arc<Request> {
+        Request::new(Segments::new(), Duration::MAX)
+    }
+
+    fn end(command: Command) {
+        let device = Arc::from("test");
+        let _ = command.complete(&device, Status::SUCCESS, 0);
+    }
+
+    #[test]
+    fn a_cid_is_good_for_one_completion() {
+        for count in [1, 2, 31, 64, 4095] {
+            let mut slots = Slots::new(count);
+            let request = request();
+            let mut seen = std::collections::HashSet::new();
+            for _ in 0..16 {
+                let (_, cid) = slots.next_free().unwrap();
+                assert_ne!(cid, u16::MAX);
+                slots.fill(Command::new(&request, LABEL, None));
+                end(slots.take(cid).unwrap());
+                assert!(slots.take(cid).is_none(), "a repeated completion");
+                seen.insert(cid);
+            }
+            assert!(seen.len() >= 15, "{count} slots: the generation is in the CID");
+        }
+    }
+
+    #[test]
+    fn every_slot_can_be_in_flight_and_unknown_cids_take_nothing() {
+        let mut slots = Slots::new(5);
+        let request = request();
+        let cids: Vec<u16> = (0..5)
+            .map(|_| {
+                let cid = slots.next_free().unwrap().1;
+                slots.fill(Command::new(&request, LABEL, None));
+                cid
+            })
+            .collect();
+        assert!(slots.next_free().is_none());
+        assert_eq!(slots.in_flight(), 5);
+        for cid in (0..=u16::MAX).filter(|cid| !cids.contains(cid)) {
+            assert!(slots.take(cid).is_none());
+        }
+        assert_eq!(slots.cids_of(&request).len(), 5);
+        slots.drain().into_iter().for_each(end);
+        assert_eq!(slots.in_flight(), 0);
+    }
+
+    #[test]
+    fn a_request_is_done_after_its_last_share_with_the_first_error() {
+        let device: Arc<str> = Arc::from("test");
+        let request = request();
+        let commands: Vec<_> = (0..3).map(|_| Command::new(&request, LABEL, None)).collect();
+        request.end_posting(None);
+        let statuses = [Status::SUCCESS, Status::WRITE_FAULT, Status::INTERNAL_ERROR];
+        for (command, status) in commands.into_iter().zip(statuses) {
+            assert!(!request.is_done());
+            let _ = command.complete(&device, status, 0);
+        }
+        assert!(request.is_done());
+        let error = request.outcome.lock().error.take().unwrap();
+        assert_eq!(error.status(), Some(Status::WRITE_FAULT));
+    }
+
+    #[test]
+    fn a_dropped_command_still_ends_its_request() {
+        let request = request();
+        let command = Command::new(&request, LABEL, None);
+        request.end_posting(None);
+        drop(command);
+        assert!(request.is_done());
+    }
+}

@@ -30,6 +30,8 @@ mod ring;
 mod shutdown;
 mod split;
 mod submit;
+#[cfg(test)]
+mod test_device;
 
 pub use controller::Controller;
 pub use counters::CounterValues;

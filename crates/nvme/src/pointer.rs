@@ -193,3 +193,114 @@ pub(crate) fn build_sgl(fragments: Fragments<'_>, area: &ListArea<'_>) -> Option
     }
     Some(DataPointer::Sgl(SglDescriptor::segment(area.iova(), count as u32, true)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test_device::space;
+    use gcos_hw::DmaBuffer;
+
+    /// The pages that a PRP pointer names, as a controller would walk them.
+    fn walk(pointer: DataPointer, pages: usize, lists: &DmaBuffer) -> Vec<u64> {
+        let DataPointer::Prp { prp1, prp2 } = pointer else { panic!("{pointer:?}") };
+        let slice = lists.as_dma();
+        let mut out = vec![prp1];
+        match pages {
+            1 => assert_eq!(prp2, 0),
+            2 => out.push(prp2),
+            _ => {
+                let mut at = (prp2 - slice.iova()) as usize;
+                while out.len() < pages {
+                    let mut word = [0; 8];
+                    slice.read(at, &mut word).unwrap();
+                    let entry = u64::from_le_bytes(word);
+                    if at % PAGE_BYTES == PAGE_BYTES - 8 && out.len() + 1 < pages {
+                        at = (entry - slice.iova()) as usize;
+                    } else {
+                        out.push(entry);
+                        at += 8;
+                    }
+                }
+            }
+        }
+        out
+    }
+
+    #[test]
+    fn every_length_and_offset_gives_the_pages_it_touches() {
+        let space = space();
+        let data = space.alloc(1100 * PAGE_BYTES).unwrap();
+        let bytes = 1030 * PAGE_BYTES;
+        let lists = space.alloc(list_pages(bytes) * PAGE_BYTES).unwrap();
+        let list_slice = lists.as_dma();
+        let area = ListArea::new(&list_slice, 0, list_slice.len());
+        for pages in [1, 2, 3, 4, 511, 512, 513, 514, 515, 1023, 1024, 1025, 1030] {
+            for offset in [0, 4, 512, 4092] {
+                let len = (pages * PAGE_BYTES - offset).min(bytes);
+                let segment = [data.slice(offset, len).unwrap()];
+                let fragments = Fragments::new(&segment, Position::default(), len);
+                assert!(prp_can_express(fragments.clone()));
+                let base = data.as_dma().iova();
+                let expected: Vec<u64> = (0..pages as u64)
+                    .map(|n| if n == 0 { base + offset as u64 } else { base + n * PAGE })
+                    .collect();
+                let pointer = build_prp(fragments, &area).unwrap();
+                assert_eq!(walk(pointer, pages, &lists), expected, "{pages} pages from {offset}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_list_that_does_not_fit_is_an_error_and_not_an_overrun() {
+        let space = space();
+        let data = space.alloc(600 * PAGE_BYTES).unwrap();
+        let lists = space.alloc(PAGE_BYTES).unwrap().as_dma();
+        let area = ListArea::new(&lists, 0, PAGE_BYTES);
+        let segment = [data.as_dma()];
+        let fragments = Fragments::new(&segment, Position::default(), 600 * PAGE_BYTES);
+        assert!(build_prp(fragments, &area).is_err());
+    }
+
+    #[test]
+    fn interior_boundaries_off_a_page_are_left_to_others() {
+        let space = space();
+        let data = space.alloc(8 * PAGE_BYTES).unwrap();
+        let express = |pieces: &[(usize, usize)]| {
+            let slices: Vec<_> =
+                pieces.iter().map(|&(at, len)| data.slice(at, len).unwrap()).collect();
+            let bytes = pieces.iter().map(|p| p.1).sum();
+            prp_can_express(Fragments::new(&slices, Position::default(), bytes))
+        };
+        assert!(express(&[(4, 4092), (8192, 4096), (20_480, 100)]));
+        assert!(express(&[(100, 50), (150, 900)]), "neighbours are one fragment");
+        assert!(!express(&[(0, 512), (8192, 512)]), "ends within a page");
+        assert!(!express(&[(0, 4096), (8196, 512)]), "begins within a page");
+    }
+
+    #[test]
+    fn positions_skip_whole_segments_and_empty_ones() {
+        let space = space();
+        let data = space.alloc(PAGE_BYTES).unwrap();
+        let slices: Vec<_> = [10, 0, 20].iter().map(|&len| data.slice(0, len).unwrap()).collect();
+        let at = Position::default().advance(&slices, 10);
+        assert_eq!(at, Position { segment: 2, offset: 0 });
+        assert_eq!(at.advance(&slices, 20).segment, 3);
+    }
+
+    #[test]
+    fn an_sgl_names_every_fragment_or_gives_up() {
+        let space = space();
+        let data = space.alloc(8 * PAGE_BYTES).unwrap();
+        let lists = space.alloc(PAGE_BYTES).unwrap().as_dma();
+        let area = ListArea::new(&lists, 0, 32);
+        let slices: Vec<_> = (0..3).map(|i| data.slice(i * 8192, 512).unwrap()).collect();
+        let two = Fragments::new(&slices, Position::default(), 1024);
+        let expected = SglDescriptor::segment(lists.iova(), 2, true);
+        assert_eq!(build_sgl(two, &area), Some(DataPointer::Sgl(expected)));
+        let mut second = [0; 16];
+        lists.read(16, &mut second).unwrap();
+        let expected = SglDescriptor::data(data.as_dma().iova() + 8192, 512);
+        assert_eq!(SglDescriptor::from_bytes(&second), expected);
+        assert_eq!(build_sgl(Fragments::new(&slices, Position::default(), 1536), &area), None);
+    }
+}

@@ -153,3 +153,74 @@ impl CompletionRing {
         self.entries
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test_device::{Registers, space};
+
+    fn cqe(cid: u16, phase: bool) -> [u8; CQE_BYTES] {
+        Cqe::default().with_cid(cid).with_phase(phase).to_bytes()
+    }
+
+    #[test]
+    fn a_submission_ring_fills_wraps_and_keeps_one_entry_unused() {
+        let space = space();
+        let memory = space.alloc(4 * SQE_BYTES).unwrap().as_dma();
+        let registers = Registers::new(space);
+        let mut ring = SubmissionRing::new(memory.clone(), 4, 0x1008);
+        assert_eq!(ring.free(), 3);
+        for cid in 0..3 {
+            ring.post_entry(&Sqe::new(2, cid)).unwrap();
+        }
+        assert_eq!(ring.free(), 0);
+        assert_eq!(registers.written(), [], "posting does not ring");
+        ring.ring_tail(&registers);
+        assert_eq!(registers.written(), [(0x1008, 3)]);
+        assert!(ring.accept_head(2));
+        assert_eq!(ring.free(), 2);
+        ring.post_entry(&Sqe::new(2, 9)).unwrap();
+        ring.post_entry(&Sqe::new(2, 10)).unwrap();
+        assert_eq!(ring.free(), 0);
+        let mut first = [0; SQE_BYTES];
+        memory.read(0, &mut first).unwrap();
+        assert_eq!(Sqe::from_bytes(&first).cid(), 10, "wrapped to the start");
+    }
+
+    #[test]
+    fn heads_outside_of_what_was_posted_are_impossible() {
+        let space = space();
+        let memory = space.alloc(8 * SQE_BYTES).unwrap().as_dma();
+        let mut ring = SubmissionRing::new(memory, 8, 0x1008);
+        for cid in 0..3 {
+            ring.post_entry(&Sqe::new(2, cid)).unwrap();
+        }
+        assert!(ring.accept_head(1));
+        for bad in [0, 4, 7, 8, u16::MAX] {
+            assert!(!ring.accept_head(bad), "{bad}");
+        }
+        assert!(ring.accept_head(3));
+        assert_eq!(ring.free(), 7);
+    }
+
+    #[test]
+    fn a_completion_ring_follows_the_phase_over_many_passes() {
+        let space = space();
+        let memory = space.alloc(3 * CQE_BYTES).unwrap().as_dma();
+        let registers = Registers::new(space);
+        let mut ring = CompletionRing::new(memory.clone(), 3, 0x100C);
+        for n in 0..10u16 {
+            assert!(ring.peek_completion().is_none(), "an old entry is not new again");
+            let phase = n / 3 % 2 == 0;
+            memory.write(usize::from(n % 3) * CQE_BYTES, &cqe(n, phase)).unwrap();
+            assert_eq!(ring.peek_completion().unwrap().cid(), n);
+            assert_eq!(ring.peek_completion().unwrap().cid(), n, "peeking takes nothing");
+            ring.advance_head();
+        }
+        assert_eq!(registers.written(), [], "advancing does not ring");
+        ring.ring_head(&registers);
+        assert_eq!(registers.written(), [(0x100C, 1)]);
+        ring.reset().unwrap();
+        assert!(ring.peek_completion().is_none());
+    }
+}

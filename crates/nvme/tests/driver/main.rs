@@ -1,0 +1,8 @@
+//! The driver on the software controller.
+#![expect(clippy::unwrap_used, reason = "a step that fails fails its test")]
+
+mod bring_up;
+mod common;
+mod io;
+mod recovery;
+mod stuck;
