@@ -99,7 +99,8 @@ pub struct Config {
     pub run: Run,
     /// Time from CC.EN = 1 to CSTS.RDY = 1.
     pub ready_delay: Duration,
-    /// Serial number, at most 20 ASCII characters.
+    /// Serial number, at most 20 ASCII characters. Empty: made from the medium, so that no two
+    /// controllers have the same.
     pub serial: String,
     /// Model number, at most 40 ASCII characters.
     pub model: String,
@@ -142,7 +143,7 @@ impl Config {
             workers: None,
             run: Run::Threads,
             ready_delay: Duration::ZERO,
-            serial: "GCOS0001".to_owned(),
+            serial: String::new(),
             model: "GCOS software NVMe controller".to_owned(),
             name: String::new(),
             space: None,
@@ -157,6 +158,14 @@ impl Config {
             return vec![Namespace { lba_bytes: 4096, bytes: self.medium.len() }];
         }
         self.namespaces.clone()
+    }
+
+    /// The serial number, with the default filled in.
+    pub(crate) fn serial(&self) -> String {
+        if self.serial.is_empty() {
+            return format!("{:016X}", self.medium.identity());
+        }
+        self.serial.clone()
     }
 
     pub(crate) fn worker_count(&self) -> usize {

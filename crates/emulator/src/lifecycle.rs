@@ -129,11 +129,12 @@ impl Controller {
     /// Power comes back: registers and features are as new, the medium is what it was.
     pub(crate) fn power_on(&self) {
         self.quiesce();
+        let shutdown = self.registers.lock().csts.shutdown();
         {
             let mut health = self.health.lock();
             health.reset();
             health.life.power_cycles += 1;
-            health.life.unsafe_shutdowns += 1;
+            health.life.unsafe_shutdowns += u64::from(shutdown != ShutdownStatus::Complete);
         }
         self.interrupts.reset();
         self.stuck.store(false, Ordering::SeqCst);

@@ -4,6 +4,7 @@ use std::fs::TryLockError;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use gcos_hw::{FileIo, MemoryRange, OutOfBounds, SharedMemory};
 use parking_lot::Mutex;
@@ -15,6 +16,9 @@ use crate::transfer::Transfer;
 const GRAIN: u64 = 4096;
 /// Bytes of zeros written at a time where a file system cannot punch holes.
 const ZEROS_BYTES: usize = 1 << 20;
+
+/// Media in memory that were made so far.
+static RAM_MEDIA: AtomicU64 = AtomicU64::new(1);
 
 /// Why a transfer between memory and medium failed; the command ends with an error status.
 #[derive(Debug, thiserror::Error)]
@@ -48,6 +52,8 @@ pub(crate) struct Scratch {
 #[derive(Debug)]
 pub struct Medium {
     name: String,
+    /// Tells media apart that are in use at the same time; the same file has it again later.
+    identity: u64,
     len: u64,
     backing: Backing,
 }
@@ -74,8 +80,9 @@ impl Medium {
         let Ok(len) = usize::try_from(bytes) else {
             return Err(EmulatorError::MediumSize { name, bytes });
         };
-        let memory = SharedMemory::anonymous(len)?;
-        Ok(Arc::new(Self { name, len: bytes, backing: Backing::Ram(memory) }))
+        let backing = Backing::Ram(SharedMemory::anonymous(len)?);
+        let identity = RAM_MEDIA.fetch_add(1, Ordering::Relaxed);
+        Ok(Arc::new(Self { name, identity, len: bytes, backing }))
     }
 
     /// A medium in a file that exists, locked for this opener alone. With `direct` the page cache
@@ -98,7 +105,8 @@ impl Medium {
         let name = path.display().to_string();
         check_size(&name, len)?;
         let backing = Backing::File { io, partial: Mutex::new(()) };
-        Ok(Arc::new(Self { name, len, backing }))
+        let identity = fnv1a(name.as_bytes());
+        Ok(Arc::new(Self { name, identity, len, backing }))
     }
 
     /// The file's path, or `ram`.
@@ -117,6 +125,10 @@ impl Medium {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len == 0
+    }
+
+    pub(crate) fn identity(&self) -> u64 {
+        self.identity
     }
 
     /// Whether the medium is a file.
@@ -272,6 +284,12 @@ fn check_size(name: &str, bytes: u64) -> Result<(), EmulatorError> {
         return Err(EmulatorError::MediumSize { name: name.to_owned(), bytes });
     }
     Ok(())
+}
+
+/// FNV-1a: a name becomes a number that stays the same over runs.
+pub(crate) fn fnv1a(bytes: &[u8]) -> u64 {
+    let step = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01B3);
+    bytes.iter().fold(0xCBF2_9CE4_8422_2325, step)
 }
 
 fn to_usize(value: u64) -> Result<usize, OutOfBounds> {

@@ -8,6 +8,7 @@ use gcos_layout::nvme::{
 };
 
 use crate::config::Namespace;
+use crate::medium::fnv1a;
 
 /// Log2 of the block sizes of the LBA formats, by index.
 pub(crate) const FORMATS: [u8; 2] = [9, 12];
@@ -16,6 +17,8 @@ pub(crate) const FORMATS: [u8; 2] = [9, 12];
 #[derive(Debug)]
 pub(crate) struct NamespaceState {
     pub(crate) nsid: u32,
+    /// Tells controllers apart.
+    identity: u64,
     /// Offset on the medium in bytes.
     pub(crate) start: u64,
     pub(crate) bytes: u64,
@@ -24,12 +27,15 @@ pub(crate) struct NamespaceState {
 
 impl NamespaceState {
     /// Lays the namespaces out one after the other.
-    pub(crate) fn lay_out(namespaces: &[Namespace]) -> Vec<Self> {
+    /// `serial` makes their identifiers differ from those of other controllers.
+    pub(crate) fn lay_out(namespaces: &[Namespace], serial: &str) -> Vec<Self> {
+        let identity = fnv1a(serial.as_bytes());
         let mut start = 0;
         let mut out = Vec::with_capacity(namespaces.len());
         for (namespace, nsid) in namespaces.iter().zip(1..) {
             let lba_shift = AtomicU32::new(namespace.lba_bytes.trailing_zeros());
-            out.push(Self { nsid, start, bytes: namespace.bytes, lba_shift });
+            let bytes = namespace.bytes;
+            out.push(Self { nsid, identity, start, bytes, lba_shift });
             start += namespace.bytes;
         }
         out
@@ -94,11 +100,8 @@ impl NamespaceState {
     }
 
     fn nguid(&self) -> [u8; 16] {
-        let mut nguid = *b"GCOS emulated\0\0\0";
-        if let Some(last) = nguid.last_mut() {
-            *last = self.nsid as u8;
-        }
-        nguid
+        let both = u128::from(self.identity) << 64 | u128::from(self.nsid);
+        both.to_be_bytes()
     }
 }
 

@@ -166,6 +166,9 @@ impl Sq {
             let news = self.wrong.swap(tail, Ordering::Relaxed) != tail;
             return if news { Err(InvalidDoorbell) } else { Ok(0) };
         }
+        if self.wrong.load(Ordering::Relaxed) != 0 {
+            self.wrong.store(0, Ordering::Relaxed);
+        }
         Ok(distance(self.head.load(Ordering::Relaxed), tail, self.place.entries))
     }
 

@@ -87,6 +87,19 @@ fn identify_tells_what_was_configured() {
 }
 
 #[test]
+fn no_two_controllers_have_the_same_identity() {
+    let mut ids = std::collections::HashSet::new();
+    for _ in 0..3 {
+        let mut host = Host::new(ram(1 << 20));
+        let controller = identify(&mut host, Cns::Controller, 0).unwrap();
+        assert!(ids.insert(IdentifyController::decode(&controller).serial));
+        let namespace = identify(&mut host, Cns::Namespace, 1).unwrap();
+        let nguid = IdentifyNamespace::decode(&namespace).nguid;
+        assert!(ids.insert(format!("{nguid:?}")));
+    }
+}
+
+#[test]
 fn unknown_admin_commands_and_sgls_are_refused() {
     let mut host = Host::new(ram(1 << 20));
     assert_eq!(host.run_admin(Sqe::new(0x7E, 3)).status().code(), Status::INVALID_OPCODE);
