@@ -1,0 +1,203 @@
+//! The journal ring of one drive (format.md, section 7).
+
+use gcos_layout::media::{BLOCK_BYTES, CheckpointHeader, JournalFrame, MAX_FRAME_BLOCKS, Record};
+
+use crate::DiskError;
+use crate::disk::TRANSFER_BYTES;
+use crate::drive::Drive;
+
+const BLOCK: u64 = BLOCK_BYTES as u64;
+const WINDOW_BLOCKS: u64 = (TRANSFER_BYTES / BLOCK_BYTES) as u64;
+const LONGEST: u64 = MAX_FRAME_BLOCKS as u64;
+
+/// A place in the journal, and what the frame there must say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) sequence: u64,
+    pub(crate) block: u64,
+    pub(crate) previous: u32,
+    /// Lowest epoch that counts.
+    pub(crate) epoch: u64,
+}
+
+impl Place {
+    /// Where the frames of a freshly formatted drive start.
+    pub(crate) const FIRST: Self = Self { sequence: 1, block: 0, previous: 0, epoch: 0 };
+
+    /// Where the frames after a checkpoint start.
+    pub(crate) fn after(header: &CheckpointHeader) -> Self {
+        Self {
+            sequence: header.journal_sequence,
+            block: header.journal_block,
+            previous: header.journal_previous,
+            epoch: 0,
+        }
+    }
+}
+
+/// What a pass over the whole ring found.
+#[derive(Debug, Default)]
+pub(crate) struct Scan {
+    /// Highest sequence of any valid frame, and its block.
+    pub(crate) highest: Option<(u64, u64)>,
+    /// Latest epoch of any valid frame.
+    pub(crate) epoch: u64,
+    /// Blocks that could not be read.
+    pub(crate) unreadable: Vec<u64>,
+}
+
+/// Reader of the ring, through a window over it.
+#[derive(Debug)]
+pub(crate) struct Ring<'d, 'a> {
+    drive: &'d Drive<'a>,
+    window: Vec<u8>,
+    window_at: u64,
+    /// The last error that was not damage.
+    pub(crate) unreachable: Option<String>,
+}
+
+impl<'d, 'a> Ring<'d, 'a> {
+    pub(crate) fn new(drive: &'d Drive<'a>) -> Self {
+        Self { drive, window: Vec::new(), window_at: 0, unreachable: None }
+    }
+
+    pub(crate) fn blocks(&self) -> u64 {
+        self.drive.zones().journal_blocks()
+    }
+
+    /// Offset of a block on the drive.
+    pub(crate) fn offset(&self, block: u64) -> u64 {
+        self.drive.zones().journal_offset() + block * BLOCK
+    }
+
+    fn read(&mut self, block: u64, count: u64) -> Result<(), DiskError> {
+        let count = count.min(self.blocks().saturating_sub(block));
+        let len = usize::try_from(count * BLOCK).unwrap_or(usize::MAX);
+        self.window.clear();
+        self.window = self.drive.disk.read(self.offset(block), len)?;
+        self.window_at = block;
+        Ok(())
+    }
+
+    /// Brings the block, and as much behind it as a frame may need, into the window. Around damage the
+    /// frame alone is read.
+    fn load(&mut self, block: u64) -> Result<(), DiskError> {
+        let need = LONGEST.min(self.blocks().saturating_sub(block));
+        let end = self.window_at + self.window.len() as u64 / BLOCK;
+        if block >= self.window_at && block + need <= end {
+            return Ok(());
+        }
+        match self.read(block, WINDOW_BLOCKS) {
+            Err(error) if error.is_damage() => {}
+            done => return done,
+        }
+        self.read(block, 1)?;
+        let len = self.window.get(28..30).and_then(|b| b.try_into().ok()).map(u16::from_le_bytes);
+        match u64::from(len.unwrap_or(0)) {
+            len @ 2..=LONGEST => self.read(block, len),
+            _ => Ok(()),
+        }
+    }
+
+    /// The bytes from a block on, at least the longest frame's unless the ring ends or is damaged.
+    pub(crate) fn bytes_at(&mut self, block: u64) -> Result<&[u8], DiskError> {
+        if let Err(error) = self.load(block) {
+            self.window.clear();
+            if !error.is_damage() {
+                self.unreachable = Some(error.text());
+            }
+            return Err(error);
+        }
+        let from = usize::try_from((block - self.window_at) * BLOCK).unwrap_or(usize::MAX);
+        Ok(self.window.get(from..).unwrap_or_default())
+    }
+
+    fn frame_at(&mut self, block: u64) -> Option<JournalFrame> {
+        let uuid = self.drive.uuid();
+        JournalFrame::decode(self.bytes_at(block).ok()?, &uuid).ok()
+    }
+
+    fn expected_at(&mut self, block: u64, place: &Place) -> Option<JournalFrame> {
+        self.frame_at(block).filter(|frame| {
+            frame.sequence == place.sequence
+                && frame.previous == place.previous
+                && frame.epoch >= place.epoch
+        })
+    }
+
+    /// Follows the frames from a place to the end of the journal, which it returns.
+    pub(crate) fn walk(&mut self, from: Place, mut apply: impl FnMut(Record)) -> Place {
+        let mut place = from;
+        // Every frame of a chain stands elsewhere, so a longer one than the ring is none.
+        for _ in 0..self.blocks() {
+            if place.block >= self.blocks() {
+                place.block = 0;
+            }
+            let Some((block, frame)) = self.next_frame(&place) else { break };
+            let Some(sequence) = place.sequence.checked_add(1) else { break };
+            let block = block + frame.blocks as u64;
+            place = Place { sequence, block, previous: frame.checksum, epoch: frame.epoch };
+            frame.records.into_iter().for_each(&mut apply);
+        }
+        place
+    }
+
+    fn next_frame(&mut self, place: &Place) -> Option<(u64, JournalFrame)> {
+        if let Some(frame) = self.expected_at(place.block, place) {
+            return Some((place.block, frame));
+        }
+        if place.block == 0 || self.blocks() - place.block >= LONGEST {
+            return None;
+        }
+        self.expected_at(0, place).map(|frame| (0, frame))
+    }
+
+    /// Looks at every block for frames of this drive.
+    pub(crate) fn scan(&mut self) -> Scan {
+        let mut scan = Scan::default();
+        let mut block = 0;
+        while block < self.blocks() {
+            if self.bytes_at(block).is_err() {
+                scan.unreadable.push(block);
+                block += 1;
+                if self.unreachable.is_some() {
+                    break;
+                }
+                continue;
+            }
+            let Some(frame) = self.frame_at(block) else {
+                block += 1;
+                continue;
+            };
+            if scan.highest.is_none_or(|(highest, _)| frame.sequence > highest) {
+                scan.highest = Some((frame.sequence, block));
+            }
+            scan.epoch = scan.epoch.max(frame.epoch);
+            block += frame.blocks as u64;
+        }
+        scan
+    }
+
+    /// The block where what looks like the next frame stands, torn or damaged: two of magic number,
+    /// drive and sequence are right, and the whole is not a frame.
+    pub(crate) fn torn_at(&mut self, place: &Place) -> Option<u64> {
+        let places = if self.blocks() - place.block.min(self.blocks()) < LONGEST {
+            [place.block, 0]
+        } else {
+            [place.block; 2]
+        };
+        places.into_iter().find(|&block| block < self.blocks() && self.is_torn(block, place))
+    }
+
+    fn is_torn(&mut self, block: u64, place: &Place) -> bool {
+        let uuid = self.drive.uuid();
+        let Ok(bytes) = self.bytes_at(block) else { return false };
+        if JournalFrame::decode(bytes, &uuid).is_ok() {
+            return false;
+        }
+        let magic = bytes.get(..4) == Some(b"GJFR".as_slice());
+        let ours = bytes.get(40..48).is_some_and(|id| uuid.starts_with(id));
+        let next = bytes.get(8..16) == Some(place.sequence.to_le_bytes().as_slice());
+        usize::from(magic) + usize::from(ours) + usize::from(next) >= 2
+    }
+}
