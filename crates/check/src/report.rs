@@ -45,7 +45,7 @@ pub struct Report {
     pub drives: Vec<DriveReport>,
     /// Indices of the pool's drives that were not given or cannot be used.
     pub missing: Vec<u16>,
-    /// Objects that the metadata holds and that can exist, less those that the repair dropped.
+    /// Objects that the metadata holds, less those that cannot exist or were found damaged.
     pub objects: u64,
     /// Payload bytes of them.
     pub payload_bytes: u64,

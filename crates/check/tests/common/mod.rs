@@ -1,10 +1,11 @@
 //! A drive in memory and a pool written by hand from the codecs.
-#![allow(dead_code, unreachable_pub, reason = "each test file uses a part of it")]
+#![allow(dead_code, unused_imports, unreachable_pub, reason = "each test file uses a part of it")]
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 mod build;
 mod drive;
 
-pub use build::{Builder, Frame, Object, chunks};
+pub use build::Builder;
 pub use drive::{Memory, images, restore};
 
 use std::sync::Arc;
