@@ -16,6 +16,7 @@ fn config(lba_bytes: u32) -> Config {
         namespaces: vec![Namespace { lba_bytes, bytes: MEDIUM }],
         run: Run::Stepped { seed: 3 },
         mdts: 64 << 10,
+        serial: "SERIAL-3".to_owned(),
         ..Config::new(Medium::ram(MEDIUM).unwrap())
     }
 }
@@ -50,7 +51,7 @@ fn the_geometry_is_the_namespace() {
     assert_eq!((geometry.capacity, geometry.lba_bytes), (MEDIUM, 512));
     assert_eq!((geometry.max_transfer, geometry.volatile_cache), (64 << 10, false));
     assert!(geometry.deallocate);
-    assert_eq!((geometry.name.as_str(), geometry.serial.as_str()), ("emulated:ram", "GCOS0001"));
+    assert_eq!((geometry.name.as_str(), geometry.serial.as_str()), ("emulated:ram", "SERIAL-3"));
 }
 
 #[test]

@@ -126,11 +126,7 @@ impl AdminPath<'_> {
         loop {
             self.queue.try_reap(self.device, self.counters, self.bounces);
             if request.is_done() {
-                let mut outcome = request.outcome.lock();
-                return match outcome.error.take() {
-                    None => Ok(outcome.dw0),
-                    Some(error) => Err(AdminError::Ended(error)),
-                };
+                return request.take_result().map_err(AdminError::Ended);
             }
             if function.now() >= end {
                 let label = Label { opcode: command.opcode().name(), nsid, lba: 0 };

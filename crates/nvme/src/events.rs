@@ -84,10 +84,7 @@ impl Controller {
                 continue;
             }
             let request = state.posted.swap_remove(index);
-            let result = {
-                let mut outcome = request.outcome.lock();
-                outcome.error.take().map_or(Ok(outcome.dw0), Err)
-            };
+            let result = request.take_result();
             match result {
                 Ok(dw0) => hung = hung.or(self.handle_event(&mut state, AsyncEvent(dw0)).err()),
                 Err(error) => tracing::debug!(%error, "asynchronous event request ended"),

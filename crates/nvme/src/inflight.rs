@@ -23,6 +23,10 @@ pub(crate) struct Request {
     done: AtomicBool,
     /// Set when the deadline has passed and recovery has begun.
     expired: AtomicBool,
+    /// Set with the first error, so that success is known without the lock.
+    failed: AtomicBool,
+    /// DW0 of the last completion.
+    dw0: AtomicU32,
     /// On the function's clock; [`Duration::MAX`] for commands that wait for something to happen.
     deadline: Duration,
     pub(crate) outcome: Mutex<Outcome>,
@@ -33,8 +37,6 @@ pub(crate) struct Request {
 pub(crate) struct Outcome {
     /// The first error.
     pub(crate) error: Option<NvmeError>,
-    /// DW0 of the last completion.
-    pub(crate) dw0: u32,
     /// Given back when the last command has ended.
     pub(crate) memory: Segments,
 }
@@ -46,8 +48,10 @@ impl Request {
             shares: AtomicU32::new(1),
             done: AtomicBool::new(false),
             expired: AtomicBool::new(false),
+            failed: AtomicBool::new(false),
+            dw0: AtomicU32::new(0),
             deadline,
-            outcome: Mutex::new(Outcome { error: None, dw0: 0, memory }),
+            outcome: Mutex::new(Outcome { error: None, memory }),
         })
     }
 
@@ -64,28 +68,48 @@ impl Request {
         self.expired.store(true, Ordering::Relaxed);
     }
 
-    /// Ends one share; the last one gives the memory back and ends the request.
+    /// Ends a command's share; the last one gives the memory back and ends the request.
+    #[inline]
     pub(crate) fn end_share(&self, result: Result<u32, NvmeError>) {
-        let mut outcome = self.outcome.lock();
         match result {
-            Ok(dw0) => outcome.dw0 = dw0,
-            Err(error) => {
-                outcome.error.get_or_insert(error);
-            }
+            Ok(dw0) => self.dw0.store(dw0, Ordering::Relaxed),
+            Err(error) => self.record(error),
         }
-        // Under the lock, so that nobody sees the last share end before its result is there.
+        self.drop_share();
+    }
+
+    /// Ends the submitter's share, which has no result unless posting failed.
+    #[inline]
+    pub(crate) fn end_posting(&self, error: Option<NvmeError>) {
+        if let Some(error) = error {
+            self.record(error);
+        }
+        self.drop_share();
+    }
+
+    fn record(&self, error: NvmeError) {
+        self.outcome.lock().error.get_or_insert(error);
+        self.failed.store(true, Ordering::Relaxed);
+    }
+
+    #[inline]
+    fn drop_share(&self) {
+        // Release what this share recorded; acquire what the others did.
         if self.shares.fetch_sub(1, Ordering::AcqRel) == 1 {
-            let memory = std::mem::take(&mut outcome.memory);
-            drop(outcome);
+            let memory = std::mem::take(&mut self.outcome.lock().memory);
             drop(memory);
             self.done.store(true, Ordering::Release);
         }
     }
 
-    /// Ends the submitter's share without a result of its own.
-    pub(crate) fn end_posting(&self, error: Option<NvmeError>) {
-        let dw0 = self.outcome.lock().dw0;
-        self.end_share(error.map_or(Ok(dw0), Err));
+    /// The result of a request that is done: DW0 of the last completion. The error is there once.
+    #[inline]
+    pub(crate) fn take_result(&self) -> Result<u32, NvmeError> {
+        let dw0 = self.dw0.load(Ordering::Relaxed);
+        if !self.failed.load(Ordering::Relaxed) {
+            return Ok(dw0);
+        }
+        self.outcome.lock().error.take().map_or(Ok(dw0), Err)
     }
 
     /// Leaks the memory: the device may still write to it.
@@ -364,7 +388,7 @@ mod tests {
             let _ = command.complete(&device, status, 0);
         }
         assert!(request.is_done());
-        let error = request.outcome.lock().error.take().unwrap();
+        let error = request.take_result().unwrap_err();
         assert_eq!(error.status(), Some(Status::WRITE_FAULT));
     }
 

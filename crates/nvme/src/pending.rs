@@ -93,6 +93,6 @@ impl Pending {
                 got: 2,
             });
         }
-        self.request.outcome.lock().error.take().map_or(Ok(()), Err)
+        self.request.take_result().map(drop)
     }
 }

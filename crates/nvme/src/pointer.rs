@@ -159,6 +159,19 @@ pub(crate) fn build_prp(
     Ok(DataPointer::Prp { prp1, prp2 })
 }
 
+/// The PRP entries of one contiguous piece that touches at most two pages: what most small transfers
+/// are, without the general walk.
+#[inline]
+pub(crate) fn build_short_prp(mut fragments: Fragments<'_>) -> Option<DataPointer> {
+    let (prp1, len) = fragments.next()?;
+    let pages = pages((prp1, len));
+    if fragments.left > 0 || pages > 2 {
+        return None;
+    }
+    let prp2 = if pages == 2 { prp1 - prp1 % PAGE + PAGE } else { 0 };
+    Some(DataPointer::Prp { prp1, prp2 })
+}
+
 /// Writes `count` entries as a list. The last entry of a page that is not the last page is the
 /// address of the next page.
 fn write_list(
@@ -244,7 +257,9 @@ mod tests {
                 let expected: Vec<u64> = (0..pages as u64)
                     .map(|n| if n == 0 { base + offset as u64 } else { base + n * PAGE })
                     .collect();
+                let short = build_short_prp(fragments.clone());
                 let pointer = build_prp(fragments, &area).unwrap();
+                assert_eq!(short, (pages <= 2).then_some(pointer));
                 assert_eq!(walk(pointer, pages, &lists), expected, "{pages} pages from {offset}");
             }
         }

@@ -11,7 +11,7 @@ use crate::controller::{Controller, State};
 use crate::counters::add;
 use crate::inflight::{Command, Label, Request};
 use crate::pair::{Inner, QueuePair};
-use crate::pointer::{Fragments, Position, build_prp, build_sgl, prp_can_express};
+use crate::pointer::{Fragments, Position, build_prp, build_sgl, build_short_prp, prp_can_express};
 use crate::split::{Limits, Part, Plan};
 use crate::{IoOp, IoRequest, NvmeError, Pending, PointerChoice};
 
@@ -179,6 +179,9 @@ impl Controller {
         }
         let fragments = Fragments::new(segments, part.at, part.bytes);
         let prefer_sgl = self.options.data_pointer == PointerChoice::Sgl;
+        if !prefer_sgl && let Some(pointer) = build_short_prp(fragments.clone()) {
+            return Ok((pointer, None));
+        }
         let prp = prp_can_express(fragments.clone());
         if prp && !prefer_sgl {
             return Ok((build_prp(fragments, &area).map_err(bounds())?, None));

@@ -93,6 +93,7 @@ const AD: u32 = 1 << 2;
 impl IoCommand {
     /// The command's opcode.
     #[must_use]
+    #[inline]
     pub fn opcode(&self) -> IoOpcode {
         match self {
             Self::Flush => IoOpcode::Flush,

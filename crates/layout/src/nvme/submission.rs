@@ -17,18 +17,21 @@ impl Sqe {
 
     /// OPC: opcode.
     #[must_use]
+    #[inline]
     pub fn opcode(&self) -> u8 {
         get(self.0[0].into(), 7, 0)
     }
 
     /// FUSE: 0 is a normal command.
     #[must_use]
+    #[inline]
     pub fn fuse(&self) -> u8 {
         get(self.0[0].into(), 9, 8)
     }
 
     /// With FUSE set.
     #[must_use]
+    #[inline]
     pub fn with_fuse(mut self, fuse: u8) -> Self {
         self.0[0] = put(self.0[0].into(), 9, 8, fuse) as u32;
         self
@@ -36,12 +39,14 @@ impl Sqe {
 
     /// PSDT: 0 for PRPs, 1 for SGLs, 2 for SGLs with an SGL for metadata, 3 reserved.
     #[must_use]
+    #[inline]
     pub fn psdt(&self) -> u8 {
         get(self.0[0].into(), 15, 14)
     }
 
     /// With PSDT set.
     #[must_use]
+    #[inline]
     pub fn with_psdt(mut self, psdt: u8) -> Self {
         self.0[0] = put(self.0[0].into(), 15, 14, psdt) as u32;
         self
@@ -49,6 +54,7 @@ impl Sqe {
 
     /// CID: command identifier.
     #[must_use]
+    #[inline]
     pub fn cid(&self) -> u16 {
         get(self.0[0].into(), 31, 16)
     }
@@ -63,6 +69,7 @@ impl Sqe {
 
     /// NSID: namespace identifier.
     #[must_use]
+    #[inline]
     pub fn nsid(&self) -> u32 {
         self.0[1]
     }
@@ -77,12 +84,14 @@ impl Sqe {
 
     /// MPTR: metadata pointer.
     #[must_use]
+    #[inline]
     pub fn mptr(&self) -> u64 {
         self.pair(4)
     }
 
     /// With MPTR set.
     #[must_use]
+    #[inline]
     pub fn with_mptr(mut self, mptr: u64) -> Self {
         self.set_pair(4, mptr);
         self
@@ -90,18 +99,21 @@ impl Sqe {
 
     /// PRP1: first PRP entry.
     #[must_use]
+    #[inline]
     pub fn prp1(&self) -> u64 {
         self.pair(6)
     }
 
     /// PRP2: second PRP entry.
     #[must_use]
+    #[inline]
     pub fn prp2(&self) -> u64 {
         self.pair(8)
     }
 
     /// The SGL descriptor that lies in the data pointer.
     #[must_use]
+    #[inline]
     pub fn sgl(&self) -> SglDescriptor {
         SglDescriptor::from_words(self.pair(6), self.pair(8))
     }
@@ -109,6 +121,7 @@ impl Sqe {
     /// The data pointer, by PSDT; `None` for the reserved PSDT value. SGLs whose metadata is an SGL
     /// too (PSDT = 10b) give the data's descriptor.
     #[must_use]
+    #[inline]
     pub fn data_pointer(&self) -> Option<DataPointer> {
         match self.psdt() {
             0 => Some(DataPointer::Prp { prp1: self.prp1(), prp2: self.prp2() }),
@@ -135,6 +148,7 @@ impl Sqe {
 
     /// Command Dword `index`, 10..=15; 0 for other indices.
     #[must_use]
+    #[inline]
     pub fn cdw(&self, index: usize) -> u32 {
         self.0.get(index).copied().filter(|_| index >= 10).unwrap_or(0)
     }
@@ -151,6 +165,7 @@ impl Sqe {
 
     /// CDW10 and CDW11 as one 64-bit number (SLBA of block commands).
     #[must_use]
+    #[inline]
     pub fn cdw10_11(&self) -> u64 {
         self.pair(10)
     }
@@ -176,6 +191,7 @@ impl Sqe {
 
     /// From what was transferred.
     #[must_use]
+    #[inline]
     pub fn from_bytes(bytes: &[u8; SQE_BYTES]) -> Self {
         Self(std::array::from_fn(|i| u32::from_le_bytes(bytes_at(bytes, i * 4))))
     }

@@ -10,7 +10,7 @@ use gcos_nvme::{Completion, ErrorKind, NvmeError, Options, PointerChoice, WriteC
 #[test]
 fn a_controller_comes_up_and_is_what_was_configured() {
     let (_emulator, controller) = open(config(512), options());
-    assert_eq!(controller.identity().serial, "GCOS0001");
+    assert_eq!(controller.identity().serial, "SERIAL-7");
     assert_eq!(controller.max_transfer(), 1 << 20);
     let namespace = controller.namespace(1).unwrap();
     assert_eq!((namespace.lba_bytes, namespace.bytes()), (512, crate::common::MEDIUM));

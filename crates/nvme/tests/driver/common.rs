@@ -15,6 +15,7 @@ pub(crate) fn config(lba_bytes: u32) -> Config {
     Config {
         namespaces: vec![Namespace { lba_bytes, bytes: MEDIUM }],
         run: Run::Stepped { seed: 7 },
+        serial: "SERIAL-7".to_owned(),
         ..Config::new(Medium::ram(MEDIUM).unwrap())
     }
 }
