@@ -1,0 +1,113 @@
+use std::sync::Arc;
+
+use gcos_emulator::{
+    AddressSpace, Config as EmulatorConfig, Emulator, EmulatorError, Medium, Namespace,
+    WriteCacheConfig,
+};
+use gcos_engine::{Engine, HostQueueEngine};
+use gcos_hw::Function;
+use gcos_nvme::{Controller, NvmeError, Options};
+
+use super::{OpenError, image};
+use crate::config::{Config, PathKind};
+
+/// Opens one entry of `disk.paths`.
+pub(super) fn drive(
+    config: &Config,
+    index: usize,
+    path: &str,
+    space: &AddressSpace,
+    create: bool,
+) -> Result<Arc<dyn Engine>, OpenError> {
+    let kind = PathKind::parse(path)
+        .map_err(|source| OpenError::Path { path: path.to_owned(), source })?;
+    let medium = medium(config, &kind, create)?;
+    let function = emulator(config, index, path, medium, space)
+        .map_err(|source| OpenError::Emulator { path: path.to_owned(), source })?;
+    engine(config, path, function)
+}
+
+fn medium(config: &Config, kind: &PathKind, create: bool) -> Result<Arc<Medium>, OpenError> {
+    let path = kind.to_string();
+    let opened = match kind {
+        PathKind::Pci(_) | PathKind::Bound(_) => return Err(OpenError::NoUserspaceDriver { path }),
+        PathKind::Kernel(_) => return Err(OpenError::NoKernelPath { path }),
+        PathKind::EmulatedRam(bytes) => Medium::ram(*bytes),
+        PathKind::EmulatedFile(file) => {
+            let bytes = config.disk.capacity_bytes;
+            if create {
+                image::create(file, bytes)?;
+            }
+            image::check(file, bytes)?;
+            Medium::file(file, config.emulated.direct_io)
+        }
+    };
+    opened.map_err(|source| match source {
+        EmulatorError::Locked { path } => OpenError::Locked { path },
+        source => OpenError::Emulator { path, source },
+    })
+}
+
+fn emulator(
+    config: &Config,
+    index: usize,
+    path: &str,
+    medium: Arc<Medium>,
+    space: &AddressSpace,
+) -> Result<Arc<dyn Function>, EmulatorError> {
+    let workers = medium.is_file().then_some(config.emulated.workers as usize);
+    let queues = config.disk.reserve_max_queue_pair_num.min(1024) as u16;
+    let namespace =
+        Namespace { lba_bytes: config.disk.block_size, bytes: config.disk.capacity_bytes };
+    let cache = config.emulated.volatile_cache.then(WriteCacheConfig::default);
+    let emulator = Emulator::new(EmulatorConfig {
+        namespaces: vec![namespace],
+        max_queue_pairs: queues,
+        interrupt_vectors: queues + 1,
+        mqes: config.namespace.cpu.queue_depth.max(config.namespace.gpu.queue_depth),
+        write_cache: cache,
+        workers,
+        serial: format!("GCOS{index:04}"),
+        name: path.to_owned(),
+        space: Some(space.clone()),
+        ..EmulatorConfig::new(medium)
+    })?;
+    Ok(emulator.function())
+}
+
+fn engine(
+    config: &Config,
+    path: &str,
+    function: Arc<dyn Function>,
+) -> Result<Arc<dyn Engine>, OpenError> {
+    let fail = |source: NvmeError| OpenError::Controller {
+        path: path.to_owned(),
+        source: Box::new(source),
+    };
+    let cpu = &config.namespace.cpu;
+    let options = Options {
+        io_queue_pairs: u16::try_from(cpu.qps).unwrap_or(u16::MAX),
+        queue_depth: cpu.queue_depth,
+        ..Options::default()
+    };
+    let controller = Controller::open(function, options).map_err(fail)?;
+    let nsid = namespace(config, path, controller.namespaces())?;
+    Ok(Arc::new(HostQueueEngine::new(controller, nsid).map_err(fail)?))
+}
+
+/// The first active namespace within `disk.namespace_number` that has blocks of `disk.block_size`.
+fn namespace(
+    config: &Config,
+    path: &str,
+    active: &[gcos_nvme::Namespace],
+) -> Result<u32, OpenError> {
+    let (namespaces, expected) = (config.disk.namespace_number, config.disk.block_size);
+    let fits = |n: &&gcos_nvme::Namespace| n.nsid <= namespaces && n.lba_bytes == expected;
+    if let Some(namespace) = active.iter().find(fits) {
+        return Ok(namespace.nsid);
+    }
+    let list: Vec<_> =
+        active.iter().map(|n| format!("id {} with blocks of {}", n.nsid, n.lba_bytes)).collect();
+    let found = format!("it has {}", if list.is_empty() { "none".into() } else { list.join(", ") });
+    Err(OpenError::BlockSize { path: path.to_owned(), namespaces, expected, found })
+}

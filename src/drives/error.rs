@@ -1,0 +1,136 @@
+use std::io;
+use std::path::PathBuf;
+
+use gcos_emulator::EmulatorError;
+use gcos_hw::HwError;
+
+use super::SkippedDrive;
+use crate::config::PathError;
+
+/// Why a drive, or every drive, could not be opened.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// A real drive behind the userspace driver.
+    #[error(
+        "{path}: the userspace driver for real drives is not part of this version (a later one binds \
+         the drive to vfio-pci, with the IOMMU on, and drives it from here); to try GCOS without a \
+         drive, write emulated:FILE in disk.paths"
+    )]
+    NoUserspaceDriver {
+        /// The entry.
+        path: String,
+    },
+    /// A device or file behind the kernel.
+    #[error(
+        "{path}: the kernel's I/O path is not part of this version; to try GCOS on an image file, \
+         write emulated:FILE in disk.paths"
+    )]
+    NoKernelPath {
+        /// The entry.
+        path: String,
+    },
+    /// The entry says nothing.
+    #[error("disk.paths entry {path:?}")]
+    Path {
+        /// The entry.
+        path: String,
+        /// What is wrong with it.
+        #[source]
+        source: PathError,
+    },
+    /// There is no image file.
+    #[error("{path:?}: there is no such image file; `gcos zone-format` creates it")]
+    NoImage {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The image file could not be made.
+    #[error("image file {path:?} cannot be created")]
+    Create {
+        /// The file.
+        path: PathBuf,
+        /// The system's error.
+        #[source]
+        source: io::Error,
+    },
+    /// The image file has fewer bytes than are to be used of it.
+    #[error(
+        "{path:?} has {got} bytes and disk.capacity_bytes asks for {expected}: the image has been cut \
+         short, or belongs to another configuration"
+    )]
+    Short {
+        /// The file.
+        path: PathBuf,
+        /// Its size in bytes.
+        got: u64,
+        /// `disk.capacity_bytes`.
+        expected: u64,
+    },
+    /// Somebody else has the image open.
+    #[error(
+        "{path:?} is in use by another process (or twice in disk.paths); one at a time may own it"
+    )]
+    Locked {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The software controller could not be made.
+    #[error("{path}: the software controller did not start")]
+    Emulator {
+        /// The entry.
+        path: String,
+        /// Why.
+        #[source]
+        source: EmulatorError,
+    },
+    /// The controller could not be brought up.
+    #[error("{path}: the controller could not be brought up")]
+    Controller {
+        /// The entry.
+        path: String,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The drive has another logical block size.
+    #[error(
+        "{path}: no active namespace among ids 1 to {namespaces} has blocks of {expected} bytes \
+         (disk.block_size); {found}"
+    )]
+    BlockSize {
+        /// The entry.
+        path: String,
+        /// `disk.namespace_number`.
+        namespaces: u32,
+        /// `disk.block_size`.
+        expected: u32,
+        /// What there is instead.
+        found: String,
+    },
+    /// Memory or addresses ran out.
+    #[error("no address space for the drives")]
+    Memory(#[from] HwError),
+    /// No drive is left.
+    #[error("none of the {} drives could be opened; the first: {}: {}", skipped.len(),
+        skipped.first().map_or("", |s| &s.path), skipped.first().map_or("", |s| &s.reason))]
+    NoneLeft {
+        /// Every drive and its reason.
+        skipped: Vec<SkippedDrive>,
+    },
+}
+
+impl OpenError {
+    /// Whether the drive itself is missing or unusable, which `pool.allow_missing` tolerates. An entry
+    /// that can never be opened, or a drive that somebody else uses, is not.
+    pub(super) fn is_missing_drive(&self) -> bool {
+        matches!(
+            self,
+            OpenError::NoImage { .. }
+                | OpenError::Short { .. }
+                | OpenError::Emulator { .. }
+                | OpenError::Controller { .. }
+                | OpenError::BlockSize { .. }
+        )
+    }
+}

@@ -1,0 +1,344 @@
+//! What can be typed, and what `--help` teaches. Values are checked here as far as they can be by
+//! themselves; everything else belongs to the commands.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+
+use crate::key::Key;
+
+const AFTER_HELP: &str = "\
+Exit codes:
+  0  done
+  1  the job found a problem: a miss, damage, bytes that differ
+  2  it could not be done: usage, configuration, device
+
+Examples:
+  gcos quickstart                          see it work, in a temporary folder
+  cp gcos.json.example gcos.json           then edit disk.paths
+  gcos config check                        every mistake in it at once
+  gcos zone-format                         make the pool
+  gcos put model/layer0 kv.bin             store a file
+  gcos get model/layer0 -o back.bin        and get it back, verified
+  gcos fsck --data                         read and check everything
+
+The configuration is --config FILE, else $GCOS_CONFIG, else ./gcos.json.";
+
+/// LLM KV cache on raw NVMe drives.
+#[derive(Debug, Parser)]
+#[command(name = "gcos", version = gcos::version(), after_help = AFTER_HELP)]
+#[command(arg_required_else_help = true, propagate_version = false, max_term_width = 100)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) globals: Globals,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Globals {
+    /// Configuration file
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Print one JSON document on standard output, errors too
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// Say more on standard error (twice: much more)
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub(crate) verbose: u8,
+    /// Print errors and what was asked for, nothing else
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub(crate) quiet: bool,
+    /// No progress bars (there are none anyway when standard error is no terminal)
+    #[arg(long, global = true)]
+    pub(crate) no_progress: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Show that it works here: store, get killed, recover, verify, measure
+    Quickstart(QuickstartArgs),
+    /// Writes objects until it is killed (part of quickstart)
+    #[command(hide = true)]
+    QuickstartWriter(WriterArgs),
+    /// Lay out a pool over the drives; creates missing image files
+    ZoneFormat(FormatArgs),
+    /// Check the pool, and repair what can be repaired
+    Fsck(FsckArgs),
+    /// Store a file or standard input under a key
+    Put(PutArgs),
+    /// Get an object, verified, into a file or to standard output
+    Get(GetArgs),
+    /// List keys
+    Ls(LsArgs),
+    /// Show the pool, or one object
+    Stat(StatArgs),
+    /// Remove objects
+    Rm(RmArgs),
+    /// Look at the configuration
+    Config(ConfigArgs),
+    /// Run a KV-cache trace against the pool and verify every byte
+    Replay(ReplayArgs),
+    /// Measure a path beside its own ceiling
+    Bench(BenchArgs),
+    /// Print a completion script for a shell
+    Completions(CompletionsArgs),
+    /// Print the manual page, or write one for each command into a folder
+    Man(ManArgs),
+}
+
+fn size(text: &str) -> Result<u64, gcos::units::UnitError> {
+    gcos::units::parse_size(text)
+}
+
+fn duration(text: &str) -> Result<Duration, gcos::units::UnitError> {
+    gcos::units::parse_duration(text)
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct QuickstartArgs {
+    /// Size of the image file
+    #[arg(long, value_name = "SIZE", value_parser = size, default_value = "1GiB")]
+    pub(crate) size: u64,
+    /// Folder for image and configuration; a temporary one if not given
+    #[arg(long, value_name = "DIR")]
+    pub(crate) dir: Option<PathBuf>,
+    /// Keep what was made, to go on with it
+    #[arg(long)]
+    pub(crate) keep: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct WriterArgs {
+    #[arg(long)]
+    pub(crate) objects: u64,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Each drive is looked at first. One that holds anything is refused, and said what it holds, unless
+--force is given. Erasing is confirmed on a terminal; without a terminal, give --yes.
+
+Example: gcos zone-format --force --yes")]
+pub(crate) struct FormatArgs {
+    /// Erase what the drives hold
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// Do not ask
+    #[arg(long, short)]
+    pub(crate) yes: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Exit code 0: clean, or repaired. 1: damage was found and is still there.
+
+Example: gcos fsck --data --repair")]
+pub(crate) struct FsckArgs {
+    /// Read every object and verify its checksums too
+    #[arg(long)]
+    pub(crate) data: bool,
+    /// Repair what can be repaired without inventing data
+    #[arg(long)]
+    pub(crate) repair: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+An object that exists is kept, unless --replace is given. Without --relaxed the command returns when
+the object survives power loss.
+
+Examples:
+  gcos put model/layer0 kv.bin --ttl 1h
+  head -c 1MiB /dev/urandom | gcos put random
+  gcos put hex:00ff10 kv.bin --replace")]
+pub(crate) struct PutArgs {
+    /// Key: text, or hex: and hexadecimal digits
+    pub(crate) key: Key,
+    /// File to store; `-` is standard input
+    #[arg(default_value = "-")]
+    pub(crate) file: PathBuf,
+    /// Replace an object that exists
+    #[arg(long)]
+    pub(crate) replace: bool,
+    /// Lifetime, for example 90s or 1h
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub(crate) ttl: Option<Duration>,
+    /// Acknowledge before it is durable (it becomes durable when the pool is closed in order)
+    #[arg(long)]
+    pub(crate) relaxed: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Files appear whole or not at all. Exit code 1 is a miss; the reason is on standard error.
+
+Examples:
+  gcos get model/layer0 -o kv.bin
+  gcos get model/layer0 --offset 1MiB --len 64KiB | xxd | head")]
+pub(crate) struct GetArgs {
+    /// Key: text, or hex: and hexadecimal digits
+    pub(crate) key: Key,
+    /// Where to write; `-` is standard output
+    #[arg(short, long, default_value = "-", value_name = "FILE")]
+    pub(crate) output: PathBuf,
+    /// First byte to get
+    #[arg(long, value_name = "BYTES", value_parser = size, default_value = "0")]
+    pub(crate) offset: u64,
+    /// Number of bytes to get; to the end if not given
+    #[arg(long, value_name = "BYTES", value_parser = size)]
+    pub(crate) len: Option<u64>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LsArgs {
+    /// Only keys that begin with this
+    #[arg(default_value = "")]
+    pub(crate) prefix: Key,
+    /// Most keys to list
+    #[arg(long, value_name = "N")]
+    pub(crate) limit: Option<usize>,
+    /// Length, generation, drives and expiry too
+    #[arg(short, long)]
+    pub(crate) long: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StatArgs {
+    /// Key of an object; the pool if not given
+    pub(crate) key: Option<Key>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RmArgs {
+    /// Keys
+    #[arg(required = true)]
+    pub(crate) keys: Vec<Key>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ConfigArgs {
+    #[command(subcommand)]
+    pub(crate) command: ConfigCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// Read the configuration and list everything that is wrong with it
+    Check,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum DurabilityArg {
+    /// A put returns at once
+    Relaxed,
+    /// A put returns when it survives power loss
+    Sync,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Switch {
+    /// Yes
+    On,
+    /// No
+    Off,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+A trace has one JSON object a line; of each the list hash_ids is used: the ids of the prompt's
+blocks, equal ids being equal blocks. For each request the longest prefix that the pool holds is
+fetched and verified against the bytes that its ids derive, and the rest is stored.
+
+Exit code 1: some bytes were not those that were stored.
+
+Example: gcos replay trace.jsonl --requests 1000 --block-bytes 64KiB")]
+pub(crate) struct ReplayArgs {
+    /// The trace
+    pub(crate) trace: PathBuf,
+    /// Bytes of one block
+    #[arg(long, value_name = "SIZE", value_parser = size, default_value = "4096")]
+    pub(crate) block_bytes: u64,
+    /// Stop after this many requests
+    #[arg(long, value_name = "N")]
+    pub(crate) requests: Option<u64>,
+    /// Requests at a time
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub(crate) threads: u16,
+    /// When puts return
+    #[arg(long, value_enum, default_value = "relaxed")]
+    pub(crate) durability: DurabilityArg,
+    /// Compare every byte fetched
+    #[arg(long, value_enum, default_value = "on")]
+    pub(crate) verify: Switch,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Each figure stands beside the ceiling of its path, measured in the same run: for memory one copy of
+the same bytes (and for objects one CRC-32C pass more), for a file plain direct I/O of the same size
+and concurrency.
+
+Examples:
+  gcos bench
+  gcos bench --path emulated:/data/bench.img --size 1MiB,32MiB --qd 1,8
+  gcos bench --path noop --size 4KiB --qd 32
+  gcos bench --driver-cost")]
+pub(crate) struct BenchArgs {
+    /// What to measure: emulated:ram:SIZE, emulated:FILE (a file that does not exist), or noop
+    #[arg(long, value_name = "KIND", default_value = "emulated:ram:1GiB")]
+    pub(crate) path: String,
+    /// Bytes of one request or object
+    #[arg(long, value_name = "SIZES", value_delimiter = ',', value_parser = size,
+          default_value = "4KiB,64KiB,1MiB,8MiB,32MiB")]
+    pub(crate) size: Vec<u64>,
+    /// Requests (or objects) in flight for each thread
+    #[arg(long, value_name = "DEPTHS", value_delimiter = ',', default_value = "1,8,32",
+          value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) qd: Vec<u16>,
+    /// Threads
+    #[arg(long, value_name = "COUNTS", value_delimiter = ',', default_value = "1,2",
+          value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub(crate) threads: Vec<u16>,
+    /// Time for each figure, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 0.3)]
+    pub(crate) seconds: f64,
+    /// Only the cost of the driver: time per command spent in submitting and in reaping
+    #[arg(long)]
+    pub(crate) driver_cost: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CompletionsArgs {
+    /// Shell
+    pub(crate) shell: Shell,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ManArgs {
+    /// Folder for one page for each command; standard output if not given
+    pub(crate) dir: Option<PathBuf>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn lists_and_units_parse() {
+        let cli = Cli::try_parse_from(["gcos", "bench", "--size", "4KiB,1MiB", "--qd", "1,8"]);
+        let Command::Bench(args) = cli.unwrap().command else { panic!("bench expected") };
+        assert_eq!(args.size, [4096, 1 << 20]);
+        assert_eq!(args.qd, [1, 8]);
+        assert!(Cli::try_parse_from(["gcos", "bench", "--size", "4KB"]).is_err());
+        assert!(Cli::try_parse_from(["gcos", "replay", "t", "--threads", "0"]).is_err());
+    }
+}

@@ -1,0 +1,249 @@
+//! `gcos bench`: a path beside its own ceiling, measured in the same run.
+
+mod ceiling;
+mod driver_cost;
+mod engine;
+mod objects;
+mod plan;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use gcos::engine::{Engine, Geometry, NoopEngine};
+use gcos::hw::FileIo;
+use gcos::{Store, open_drives, units};
+use serde::Serialize;
+use serde_json::json;
+
+use self::engine::{Direction, Moved};
+use self::plan::{Load, Plan, Target};
+use crate::args::BenchArgs;
+use crate::failure::{Failure, Outcome};
+use crate::meter::{Meter, Unit};
+use crate::output::{Output, table};
+
+/// `gcos bench`.
+pub(crate) fn run(args: &BenchArgs, out: &Output) -> Result<Outcome, Failure> {
+    let plan = Plan::new(args)?;
+    if args.driver_cost {
+        return driver_cost::run(&plan, out);
+    }
+    let figures_of_each = if plan.target == Target::Noop { 2 } else { 4 };
+    let total = plan.loads.len() as u64 * figures_of_each;
+    let meter = Meter::new(out, "figures", Some(total), Unit::Things);
+    let files = Files::make(&plan)?;
+    let figures = measure(&plan, &files, &meter)?;
+    drop(meter);
+    drop(files);
+    report(&plan, args, &figures, out);
+    Ok(Outcome::Good)
+}
+
+/// Files made for the run, removed with this value.
+#[derive(Debug, Default)]
+struct Files {
+    image: Option<PathBuf>,
+    ceiling: Option<PathBuf>,
+}
+
+impl Files {
+    fn make(plan: &Plan) -> Result<Self, Failure> {
+        let Target::File(image) = &plan.target else { return Ok(Self::default()) };
+        let mut name = image.clone().into_os_string();
+        name.push(".ceiling");
+        let ceiling = PathBuf::from(name);
+        let fail = |error: std::io::Error| Failure::file("create", &ceiling, &error);
+        let file = std::fs::File::create_new(&ceiling).map_err(fail)?;
+        let files = Self { image: Some(image.clone()), ceiling: Some(ceiling.clone()) };
+        file.set_len(plan.span).map_err(fail)?;
+        fill(&ceiling, plan.span).map_err(fail)?;
+        Ok(files)
+    }
+}
+
+impl Drop for Files {
+    fn drop(&mut self) {
+        for file in [&self.image, &self.ceiling].into_iter().flatten() {
+            if let Err(error) = std::fs::remove_file(file) {
+                tracing::warn!(?file, %error, "file of the benchmark left behind");
+            }
+        }
+    }
+}
+
+/// Writes a file once, so that reads find blocks and not holes.
+fn fill(path: &std::path::Path, span: u64) -> std::io::Result<()> {
+    let len = 8usize << 20;
+    let memory = gcos::hw::SharedMemory::anonymous(len).map_err(std::io::Error::other)?;
+    memory.fill(0, len, 0x5a).map_err(std::io::Error::other)?;
+    let file = FileIo::open(path, true)?;
+    let memory = Arc::new(memory);
+    for offset in (0..span).step_by(len) {
+        let len = len.min((span - offset) as usize);
+        let range = gcos::hw::MemoryRange { memory: Arc::clone(&memory), offset: 0, len };
+        file.write_at(&[range], offset)?;
+    }
+    file.sync()
+}
+
+/// One row.
+#[derive(Debug, Serialize)]
+struct Figure {
+    level: &'static str,
+    operation: &'static str,
+    size: usize,
+    queue_depth: usize,
+    threads: usize,
+    per_second: f64,
+    bytes_per_second: f64,
+    ceiling_bytes_per_second: Option<f64>,
+    ratio: Option<f64>,
+}
+
+impl Figure {
+    fn new(names: [&'static str; 2], load: Load, moved: Moved, ceiling: Option<Moved>) -> Self {
+        let [level, operation] = names;
+        let ceiling = ceiling.map(|ceiling| ceiling.rate());
+        Self {
+            level,
+            operation,
+            size: load.size,
+            queue_depth: load.depth,
+            threads: load.threads,
+            per_second: moved.per_second(),
+            bytes_per_second: moved.rate(),
+            ceiling_bytes_per_second: ceiling,
+            ratio: ceiling.map(|ceiling| moved.rate() / ceiling.max(1.0)),
+        }
+    }
+}
+
+fn measure(plan: &Plan, files: &Files, meter: &Meter) -> Result<Vec<Figure>, Failure> {
+    let Some(config) = plan.config()? else {
+        return engine_figures(plan, files, &noop(plan)?, meter);
+    };
+    let drives = open_drives(&config, true)?;
+    let mut figures = Vec::new();
+    if let Some(engine) = drives.engines.first() {
+        warm(plan, engine)?;
+        figures.extend(engine_figures(plan, files, engine, meter)?);
+    }
+    let options = gcos::FormatOptions { force: true, ..config.format_options(true) };
+    gcos::store::format(&drives.engines, &options)?;
+    let store = Store::open(drives.engines, config.open_options())?;
+    figures.extend(object_figures(plan, files, &store, meter)?);
+    store.close()?;
+    Ok(figures)
+}
+
+fn noop(plan: &Plan) -> Result<Arc<dyn Engine>, Failure> {
+    let space = gcos::emulator::AddressSpace::new()?;
+    let geometry = Geometry {
+        name: "noop".to_owned(),
+        serial: String::new(),
+        model: String::new(),
+        capacity: plan.capacity,
+        lba_bytes: 4096,
+        max_transfer: 2 << 20,
+        volatile_cache: false,
+        deallocate: false,
+    };
+    Ok(Arc::new(NoopEngine::new(geometry, space.dma)))
+}
+
+/// Writes the part of the medium that is measured once, so that no figure holds first touches.
+fn warm(plan: &Plan, engine: &Arc<dyn Engine>) -> Result<(), Failure> {
+    let len = 8usize << 20;
+    let buffer = engine.dma().alloc(len)?;
+    let deadline = Duration::from_secs(30);
+    for offset in (0..plan.span).step_by(len) {
+        let memory = buffer.slice(0, len.min((plan.span - offset) as usize))?;
+        engine.run(gcos::engine::Request::write(offset, memory, false, deadline))?;
+    }
+    Ok(())
+}
+
+const DIRECTIONS: [(Direction, [&str; 2]); 2] =
+    [(Direction::Write, ["write", "put"]), (Direction::Read, ["read", "get"])];
+
+fn engine_figures(
+    plan: &Plan,
+    files: &Files,
+    engine: &Arc<dyn Engine>,
+    meter: &Meter,
+) -> Result<Vec<Figure>, Failure> {
+    let time = Duration::from_secs_f64(plan.seconds);
+    let mut figures = Vec::new();
+    for &load in &plan.loads {
+        for (direction, [name, _]) in DIRECTIONS {
+            let moved = engine::run(engine, load, direction, plan.span, time)?;
+            let ceiling = ceiling(plan, files, load, direction, false)?;
+            figures.push(Figure::new(["engine", name], load, moved, ceiling));
+            meter.add(1);
+        }
+    }
+    Ok(figures)
+}
+
+fn object_figures(
+    plan: &Plan,
+    files: &Files,
+    store: &Store,
+    meter: &Meter,
+) -> Result<Vec<Figure>, Failure> {
+    let time = Duration::from_secs_f64(plan.seconds);
+    let mut figures = Vec::new();
+    for &load in &plan.loads {
+        for (direction, [_, name]) in DIRECTIONS {
+            let moved = objects::run(store, load, direction, time)?;
+            let ceiling = ceiling(plan, files, load, direction, true)?;
+            figures.push(Figure::new(["object", name], load, moved, ceiling));
+            meter.add(1);
+        }
+        objects::clean(store, load)?;
+    }
+    Ok(figures)
+}
+
+fn ceiling(
+    plan: &Plan,
+    files: &Files,
+    load: Load,
+    direction: Direction,
+    object: bool,
+) -> Result<Option<Moved>, Failure> {
+    let time = Duration::from_secs_f64(plan.seconds);
+    match (&plan.target, &files.ceiling) {
+        (Target::Ram, _) => ceiling::memory(load, direction, object, plan.span, time).map(Some),
+        (_, Some(file)) => ceiling::file(file, load, direction, plan.span, time).map(Some),
+        _ => Ok(None),
+    }
+}
+
+fn report(plan: &Plan, args: &BenchArgs, figures: &[Figure], out: &Output) {
+    let row = |figure: &Figure| {
+        let gigabytes = |rate: f64| format!("{:.2}", rate / 1e9);
+        vec![
+            figure.level.to_owned(),
+            figure.operation.to_owned(),
+            units::size(figure.size as u64),
+            figure.queue_depth.to_string(),
+            figure.threads.to_string(),
+            format!("{:.0}", figure.per_second),
+            gigabytes(figure.bytes_per_second),
+            figure.ceiling_bytes_per_second.map_or("-".to_owned(), gigabytes),
+            figure.ratio.map_or("-".to_owned(), |ratio| format!("{:.0} %", ratio * 100.0)),
+        ]
+    };
+    let header = ["level", "op", "size", "qd", "threads", "per s", "GB/s", "ceiling GB/s", "ratio"];
+    let rows = figures.iter().map(row).collect();
+    let mut text = table(&header, rows, &[2, 3, 4, 5, 6, 7, 8]).to_string();
+    if plan.left_out > 0 {
+        let (left_out, what) = (plan.left_out, "combinations that need more than 512MiB");
+        text += &format!("\n{left_out} {what}, or than the medium has, were left out.");
+    }
+    let document = json!({ "path": args.path, "seconds": plan.seconds, "figures": figures,
+        "left_out": plan.left_out });
+    out.result(&document, text);
+}

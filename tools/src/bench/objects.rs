@@ -1,0 +1,82 @@
+//! Puts and gets of objects, some at a time.
+
+use std::time::{Duration, Instant};
+
+use gcos::hw::{DmaBuffer, DmaSlice};
+use gcos::{IfExists, PutOptions, Sink, Source, Store};
+
+use super::engine::{Direction, Moved, on_threads};
+use super::plan::Load;
+use crate::failure::Failure;
+
+/// One figure. Puts replace objects of earlier ones, so that the pool does not fill; gets take what
+/// puts of the same load left, so measure puts first.
+pub(super) fn run(
+    store: &Store,
+    load: Load,
+    direction: Direction,
+    time: Duration,
+) -> Result<Moved, Failure> {
+    let mut buffers = Vec::with_capacity(load.threads);
+    for _ in 0..load.threads {
+        let mut buffer = store.buffer(load.size * load.depth)?;
+        buffer.bytes_mut()?.fill(0x5a);
+        buffers.push(buffer);
+    }
+    on_threads(load.threads, |index| {
+        let Some(buffer) = buffers.get(index) else { return Ok((0, 0)) };
+        let segments = segments(buffer, load)?;
+        let keys: Vec<_> = (0..load.depth).map(|slot| key(load, index, slot)).collect();
+        let start = Instant::now();
+        let mut count = 0u64;
+        while start.elapsed() < time {
+            match direction {
+                Direction::Write => put(store, &keys, &segments)?,
+                Direction::Read => get(store, &keys, &segments)?,
+            }
+            count += load.depth as u64;
+        }
+        Ok((count, count * load.size as u64))
+    })
+}
+
+/// Removes what [`run`] put.
+pub(super) fn clean(store: &Store, load: Load) -> Result<(), Failure> {
+    for thread in 0..load.threads {
+        for slot in 0..load.depth {
+            store.remove(key(load, thread, slot).as_bytes(), gcos::Durability::Relaxed)?;
+        }
+    }
+    Ok(store.flush()?)
+}
+
+fn put(store: &Store, keys: &[String], segments: &[DmaSlice]) -> Result<(), Failure> {
+    let options = PutOptions { if_exists: IfExists::Replace, ..PutOptions::default() };
+    let sources = keys.iter().zip(segments.chunks(1));
+    let items: Vec<_> =
+        sources.map(|(key, segment)| (key.as_bytes(), Source::Segments(segment))).collect();
+    for result in store.put_many(&items, &options) {
+        result?;
+    }
+    Ok(())
+}
+
+fn get(store: &Store, keys: &[String], segments: &[DmaSlice]) -> Result<(), Failure> {
+    let sinks = keys.iter().zip(segments.chunks(1));
+    let items = sinks.map(|(key, segment)| (key.as_bytes(), Sink::Segments(segment))).collect();
+    for result in store.get_many(items) {
+        if !result?.is_hit() {
+            return Err(Failure::new("device", "an object that was just put is a miss"));
+        }
+    }
+    Ok(())
+}
+
+fn segments(buffer: &DmaBuffer, load: Load) -> Result<Vec<DmaSlice>, Failure> {
+    let slices = (0..load.depth).map(|slot| buffer.slice(slot * load.size, load.size));
+    Ok(slices.collect::<Result<_, _>>()?)
+}
+
+fn key(load: Load, thread: usize, slot: usize) -> String {
+    format!("bench/{}/{thread}/{slot}", load.size)
+}

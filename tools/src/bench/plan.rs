@@ -1,0 +1,174 @@
+//! From flags to what will be measured.
+
+use std::path::{Path, PathBuf};
+
+use gcos::layout::media::MAX_PAYLOAD_BYTES;
+use gcos::{Config, PathKind, units};
+use serde_json::json;
+
+use crate::args::BenchArgs;
+use crate::failure::Failure;
+
+/// Most device memory that one measurement takes; larger combinations are left out.
+const MEMORY: u64 = 512 << 20;
+
+/// Most bytes of the medium that are touched, so that memory is not exhausted.
+const SPAN: u64 = 512 << 20;
+
+/// Size of an image file that is made for the run.
+const IMAGE: u64 = 2 << 30;
+
+/// Capacity that the no-op engine claims to have.
+const NOOP: u64 = 16 << 30;
+
+/// What is measured.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Target {
+    /// The engine that moves nothing.
+    Noop,
+    /// The software controller over memory.
+    Ram,
+    /// The software controller over this file, made for the run.
+    File(PathBuf),
+}
+
+/// One combination.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Load {
+    pub(super) size: usize,
+    pub(super) depth: usize,
+    pub(super) threads: usize,
+}
+
+impl Load {
+    /// Device memory that it takes.
+    fn bytes(self) -> u64 {
+        self.size as u64 * self.depth as u64 * self.threads as u64
+    }
+}
+
+/// A run.
+#[derive(Debug)]
+pub(super) struct Plan {
+    pub(super) target: Target,
+    pub(super) capacity: u64,
+    pub(super) loads: Vec<Load>,
+    /// Combinations that were left out.
+    pub(super) left_out: usize,
+    pub(super) seconds: f64,
+    /// Bytes of the medium that are touched.
+    pub(super) span: u64,
+}
+
+impl Plan {
+    pub(super) fn new(args: &BenchArgs) -> Result<Self, Failure> {
+        let (target, capacity) = target(&args.path)?;
+        if !(0.01..=3600.0).contains(&args.seconds) {
+            let text = format!("--seconds: expected 0.01 to 3600, got {}", args.seconds);
+            return Err(Failure::usage(text));
+        }
+        let span = capacity.min(SPAN);
+        for &size in &args.size {
+            if size == 0 || size % 4096 != 0 || size > u64::from(MAX_PAYLOAD_BYTES) {
+                let size = units::size(size);
+                let text = format!("--size: expected multiples of 4KiB up to 1GiB, got {size}");
+                return Err(Failure::usage(text));
+            }
+        }
+        let all = combinations(args);
+        let fits = |load: &&Load| load.bytes() <= MEMORY && load.bytes() * 4 <= capacity * 3;
+        let loads: Vec<_> = all.iter().filter(fits).copied().collect();
+        if loads.is_empty() {
+            return Err(Failure::usage("every combination needs more memory than 512MiB"));
+        }
+        let left_out = all.len() - loads.len();
+        Ok(Self { target, capacity, loads, left_out, seconds: args.seconds, span })
+    }
+
+    /// The configuration of a pool on the target; `None` for the no-op engine.
+    pub(super) fn config(&self) -> Result<Option<Config>, Failure> {
+        let path = match &self.target {
+            Target::Noop => return Ok(None),
+            Target::Ram => PathKind::EmulatedRam(self.capacity),
+            Target::File(file) => PathKind::EmulatedFile(file.clone()),
+        };
+        let threads = self.loads.iter().map(|load| load.threads).max().unwrap_or(1).min(64);
+        let depth = self.loads.iter().map(|load| load.depth).max().unwrap_or(1);
+        let config = json!({
+            "disk": { "number": 1, "paths": [path.to_string()], "capacity_bytes": self.capacity,
+                "block_size": 4096, "reserve_max_queue_pair_num": threads },
+            "namespace": { "cpu": { "qps": threads, "queue_depth": (2 * depth).clamp(64, 1024) } },
+        });
+        Ok(Some(Config::parse(&config.to_string(), "--path")?))
+    }
+}
+
+fn target(text: &str) -> Result<(Target, u64), Failure> {
+    if text == "noop" {
+        return Ok((Target::Noop, NOOP));
+    }
+    match PathKind::parse(text) {
+        Ok(PathKind::EmulatedRam(bytes)) => Ok((Target::Ram, bytes)),
+        Ok(PathKind::EmulatedFile(file)) => Ok((Target::File(absent(&file)?), IMAGE)),
+        Ok(other) => Err(Failure::usage(format!(
+            "--path: expected emulated:ram:SIZE, emulated:FILE or noop, got {other}"
+        ))),
+        Err(error) => Err(Failure::usage(format!("--path: {error}"))),
+    }
+}
+
+/// What is measured is overwritten: only a file that is not there yet will do.
+fn absent(file: &Path) -> Result<PathBuf, Failure> {
+    if file.exists() {
+        let text = format!("{} exists and would be overwritten; name a new file", file.display());
+        return Err(Failure::new("occupied", text));
+    }
+    Ok(file.to_owned())
+}
+
+fn combinations(args: &BenchArgs) -> Vec<Load> {
+    let mut loads = Vec::new();
+    for &size in &args.size {
+        for &threads in &args.threads {
+            for &depth in &args.qd {
+                let (depth, threads) = (depth.into(), threads.into());
+                loads.push(Load { size: size as usize, depth, threads });
+            }
+        }
+    }
+    loads
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::args::{Cli, Command};
+    use clap::Parser;
+
+    fn plan(flags: &[&str]) -> Result<Plan, Failure> {
+        let all = ["gcos", "bench"].iter().chain(flags);
+        let Command::Bench(args) = Cli::try_parse_from(all).unwrap().command else { panic!() };
+        Plan::new(&args)
+    }
+
+    #[test]
+    fn combinations_that_need_too_much_memory_are_left_out() {
+        let plan = plan(&["--size", "4KiB,32MiB", "--qd", "1,32", "--threads", "1"]).unwrap();
+        assert_eq!(plan.loads.len() + plan.left_out, 4);
+        assert_eq!(plan.left_out, 1);
+        assert!(plan.config().unwrap().is_some());
+    }
+
+    #[test]
+    fn unusable_flags_are_refused() {
+        for bad in [
+            ["--size", "4097"],
+            ["--seconds", "0"],
+            ["--path", "/dev/nvme0n1"],
+            ["--path", "emulated:/"],
+            ["--path", "emulated:ram:3"],
+        ] {
+            assert!(plan(&bad).is_err(), "{bad:?}");
+        }
+    }
+}

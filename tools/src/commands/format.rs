@@ -1,0 +1,94 @@
+use std::path::Path;
+
+use gcos::store::{self, Contents};
+use gcos::{Config, Drives, PathKind, open_drives, units};
+use serde_json::json;
+
+use crate::args::{FormatArgs, Globals};
+use crate::failure::{Failure, Outcome};
+use crate::output::Output;
+use crate::pool;
+
+/// `gcos zone-format`.
+pub(crate) fn run(globals: &Globals, args: &FormatArgs, out: &Output) -> Result<Outcome, Failure> {
+    let config = pool::config(globals)?;
+    let new = missing_images(&config);
+    let drives = open_drives(&config, true)?;
+    let held = contents(&config, &drives)?;
+    let refusal = consent(args, &held, out);
+    if let Err(failure) = refusal {
+        pool::release(&config, drives)?;
+        discard(&new);
+        return Err(failure);
+    }
+    let info = store::format(&drives.engines, &config.format_options(args.force))?;
+    pool::release(&config, drives)?;
+    let text = format!(
+        "Pool {} on {} drives: {} for objects, in chunks of {}.",
+        info.pool_uuid,
+        info.drives,
+        units::about(info.data_bytes),
+        units::size(info.chunk_bytes.into()),
+    );
+    let held: Vec<_> =
+        held.iter().map(|(drive, what)| json!({"drive": drive, "held": what})).collect();
+    out.result(&json!({ "pool": info, "erased": held }), text);
+    Ok(Outcome::Good)
+}
+
+/// Image files that this run will create.
+fn missing_images(config: &Config) -> Vec<std::path::PathBuf> {
+    let kinds = config.disk.paths.iter().filter_map(|path| PathKind::parse(path).ok());
+    kinds
+        .filter_map(|kind| kind.image().filter(|image| !image.exists()).map(Path::to_owned))
+        .collect()
+}
+
+fn discard(new: &[std::path::PathBuf]) {
+    for image in new {
+        if let Err(error) = std::fs::remove_file(image) {
+            tracing::warn!(?image, %error, "the new image file could not be removed");
+        }
+    }
+}
+
+/// What the drives hold, those that hold something.
+fn contents(config: &Config, drives: &Drives) -> Result<Vec<(String, String)>, Failure> {
+    let mut held = Vec::new();
+    for engine in &drives.engines {
+        let what = match store::probe(engine, config.io_deadline())? {
+            Contents::Blank => continue,
+            Contents::Pool { pool_uuid, drive_index, drives } => {
+                format!("drive {drive_index} of {drives} of the GCOS pool {pool_uuid}")
+            }
+            Contents::Other(what) => what,
+        };
+        held.push((engine.geometry().name.clone(), what));
+    }
+    Ok(held)
+}
+
+/// Whether what is there may be erased.
+fn consent(args: &FormatArgs, held: &[(String, String)], out: &Output) -> Result<(), Failure> {
+    if held.is_empty() {
+        return Ok(());
+    }
+    let list: Vec<_> = held.iter().map(|(drive, what)| format!("{drive} holds {what}")).collect();
+    let list = list.join("; ");
+    if !args.force {
+        let text = format!("{list}; nothing was changed. To erase it, give --force");
+        return Err(Failure::new("occupied", text));
+    }
+    if args.yes {
+        out.remark(format_args!("Erasing: {list}"));
+        return Ok(());
+    }
+    match out.ask(&format!("{list}. Erase it?")) {
+        Some(true) => Ok(()),
+        Some(false) => Err(Failure::new("occupied", "nothing was changed")),
+        None => Err(Failure::new(
+            "occupied",
+            format!("{list}; nothing was changed. Without a terminal to ask on, give --yes too"),
+        )),
+    }
+}

@@ -1,0 +1,11 @@
+//! The short commands, one file each.
+
+pub(crate) mod config;
+pub(crate) mod format;
+pub(crate) mod fsck;
+pub(crate) mod get;
+pub(crate) mod list;
+pub(crate) mod put;
+pub(crate) mod remove;
+pub(crate) mod shell;
+pub(crate) mod stat;

@@ -1,0 +1,35 @@
+//! From flags to an open pool.
+
+use gcos::{Config, Drives, Store, open_drives};
+
+use crate::args::Globals;
+use crate::failure::Failure;
+
+/// Reads the configuration that the flags name.
+pub(crate) fn config(globals: &Globals) -> Result<Config, Failure> {
+    Ok(Config::load(&Config::locate(globals.config.as_deref()))?)
+}
+
+/// Opens the drives of a configuration; creates nothing.
+pub(crate) fn drives(config: &Config) -> Result<Drives, Failure> {
+    Ok(open_drives(config, false)?)
+}
+
+/// Opens the pool that the flags name.
+pub(crate) fn open(globals: &Globals) -> Result<Store, Failure> {
+    open_with(&config(globals)?)
+}
+
+/// Opens the pool of a configuration.
+pub(crate) fn open_with(config: &Config) -> Result<Store, Failure> {
+    let drives = drives(config)?;
+    Ok(Store::open(drives.engines, config.open_options())?)
+}
+
+/// Ends use of drives in order, so that the next command may open them.
+pub(crate) fn release(config: &Config, drives: Drives) -> Result<(), Failure> {
+    for engine in &drives.engines {
+        engine.shutdown(config.io_deadline())?;
+    }
+    Ok(())
+}
