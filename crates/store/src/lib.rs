@@ -1,1 +1,37 @@
-//! KV objects on drives: put, get, lookup, pin, evict, recover.
+//! KV objects on drives.
+//!
+//! [`format()`] lays a pool out over drives, [`Store::open`] opens it, and the store then puts, gets,
+//! looks up, pins, evicts and recovers objects. `docs/format.md` describes what is written,
+//! `docs/design.md` why.
+//!
+//! The promise: a get returns exactly the bytes of an acknowledged put of that key, or a miss with a
+//! reason. A put with [`Durability::Sync`] that was acknowledged survives power loss.
+
+mod alloc;
+mod checkpoint;
+mod drive;
+mod error;
+mod format;
+mod get;
+mod index;
+mod info;
+mod journal;
+mod maintain;
+mod memory;
+mod options;
+mod payload;
+mod pool;
+mod put;
+mod recover;
+mod staging;
+mod state;
+mod store;
+#[cfg(test)]
+mod tests;
+
+pub use error::StoreError;
+pub use format::{Contents, format, probe};
+pub use info::{Lookup, MissReason, ObjectInfo, PoolInfo, PutOutcome, RecoveryReport, Stats};
+pub use memory::{Sink, Source};
+pub use options::{Durability, FormatOptions, IfExists, OpenOptions, PutOptions};
+pub use store::Store;

@@ -1,4 +1,4 @@
-use super::{BLOCK_BYTES, FormatError, GRAIN_BYTES};
+use super::{BLOCK_BYTES, CHECKPOINT_PAGE_BYTES, FormatError, GRAIN_BYTES};
 
 /// Chunk numbers are 24 bits wide.
 pub const MAX_CHUNKS: u32 = 1 << 24;
@@ -80,7 +80,8 @@ impl ZoneMap {
         let meta = (capacity / 100).saturating_mul(meta_percent.into()).max(4 * meta_chunk);
         let round = |bytes: u64| (bytes / meta_chunk * meta_chunk).max(meta_chunk);
         let journal_bytes = round((meta / 4).min(JOURNAL_MAX)).max(Self::journal_min(meta_chunk));
-        let checkpoint_bytes = round(meta.saturating_sub(journal_bytes) / 2);
+        let checkpoint_bytes =
+            round(meta.saturating_sub(journal_bytes) / 2).max(Self::checkpoint_min(meta_chunk));
         let map = Self { chunks, capacity, checkpoint_bytes, journal_bytes };
         map.check()?;
         Ok(map)
@@ -90,6 +91,11 @@ impl ZoneMap {
     /// used in (see `docs/design.md`): 1 MiB, in whole meta chunks.
     fn journal_min(meta_chunk: u64) -> u64 {
         (1u64 << 20).next_multiple_of(meta_chunk)
+    }
+
+    /// An area must hold its header block and a few pages.
+    fn checkpoint_min(meta_chunk: u64) -> u64 {
+        (BLOCK + 4 * CHECKPOINT_PAGE_BYTES as u64).next_multiple_of(meta_chunk)
     }
 
     /// Checks a map, planned or read from a superblock: nothing overlaps, everything fits.
@@ -103,7 +109,7 @@ impl ZoneMap {
         if capacity > i64::MAX as u64 || capacity % BLOCK != 0 {
             return sizes(format!("capacity {capacity}: expected whole 4 KiB blocks below 2^63"));
         }
-        if self.checkpoint_bytes < meta
+        if self.checkpoint_bytes < Self::checkpoint_min(meta)
             || !self.checkpoint_bytes.is_multiple_of(meta)
             || self.checkpoint_bytes > capacity
             || self.journal_bytes < Self::journal_min(meta)
@@ -112,7 +118,7 @@ impl ZoneMap {
         {
             return sizes(format!(
                 "checkpoint areas of {} and a journal of {} bytes: expected multiples of the meta \
-                 chunk ({meta}), the journal at least 1 MiB",
+                 chunk ({meta}), an area at least 260 KiB, the journal at least 1 MiB",
                 self.checkpoint_bytes, self.journal_bytes
             ));
         }

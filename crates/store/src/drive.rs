@@ -1,0 +1,247 @@
+//! One drive of an open pool, and block I/O on it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
+
+use gcos_engine::{Engine, IoErrorKind, Request};
+use gcos_layout::media::{BLOCK_BYTES, Location, Superblock, ZoneMap};
+use parking_lot::Mutex;
+
+use crate::StoreError;
+use crate::staging::Staging;
+
+/// Longest transfer of metadata in one request, in bytes.
+const META_UNIT: usize = 1 << 20;
+
+/// Whether a drive may be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum DriveStatus {
+    /// For everything.
+    Online,
+    /// Its journal could not be written: objects can be read, nothing on it changes any more.
+    ReadOnly,
+    /// It does not answer.
+    Gone,
+}
+
+/// Reads and writes whole blocks of a drive through staging memory. For metadata.
+#[derive(Debug, Clone)]
+pub(crate) struct BlockIo {
+    pub(crate) engine: Arc<dyn Engine>,
+    pub(crate) staging: Arc<Staging>,
+    pub(crate) deadline: Duration,
+}
+
+impl BlockIo {
+    /// Reads `len` bytes at `offset`; both whole blocks.
+    pub(crate) fn read(&self, offset: u64, len: usize) -> Result<Vec<u8>, StoreError> {
+        let mut out = vec![0; len];
+        let mut at = offset;
+        for part in out.chunks_mut(META_UNIT) {
+            let lease = self.staging.take(part.len())?;
+            let slice = lease.slice(0, part.len())?;
+            self.engine.run(Request::read(at, slice.clone(), self.deadline))?;
+            slice.read(0, part)?;
+            at += part.len() as u64;
+        }
+        Ok(out)
+    }
+
+    /// Writes whole blocks at `offset`.
+    pub(crate) fn write(&self, offset: u64, bytes: &[u8], fua: bool) -> Result<(), StoreError> {
+        let mut at = offset;
+        for part in bytes.chunks(META_UNIT) {
+            let lease = self.staging.take(part.len())?;
+            let slice = lease.slice(0, part.len())?;
+            slice.write(0, part)?;
+            self.engine.run(Request::write(at, slice, fua, self.deadline))?;
+            at += part.len() as u64;
+        }
+        Ok(())
+    }
+
+    /// Makes completed writes durable.
+    pub(crate) fn flush(&self) -> Result<(), StoreError> {
+        if self.engine.geometry().volatile_cache {
+            self.engine.run(Request::flush(self.deadline))?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.engine.geometry().name
+    }
+}
+
+/// A drive of an open pool.
+#[derive(Debug)]
+pub(crate) struct Drive {
+    pub(crate) index: u8,
+    pub(crate) io: BlockIo,
+    pub(crate) zones: ZoneMap,
+    pub(crate) superblock: Mutex<Superblock>,
+    status: AtomicU8,
+}
+
+impl Drive {
+    pub(crate) fn new(io: BlockIo, superblock: Superblock) -> Self {
+        Self {
+            index: u8::try_from(superblock.drive_index).unwrap_or(u8::MAX),
+            io,
+            zones: superblock.zones,
+            superblock: Mutex::new(superblock),
+            status: AtomicU8::new(0),
+        }
+    }
+
+    pub(crate) fn status(&self) -> DriveStatus {
+        match self.status.load(Ordering::Acquire) {
+            0 => DriveStatus::Online,
+            1 => DriveStatus::ReadOnly,
+            _ => DriveStatus::Gone,
+        }
+    }
+
+    pub(crate) fn online(&self) -> bool {
+        self.status() == DriveStatus::Online
+    }
+
+    /// Takes the drive out of use, as far as the error demands. Said once in the log.
+    pub(crate) fn demote(&self, to: DriveStatus, why: &dyn std::fmt::Display) {
+        let before = self.status.fetch_max(to as u8, Ordering::AcqRel);
+        if before < to as u8 {
+            tracing::error!(drive = self.io.name(), status = ?to, reason = %why, "drive demoted");
+        }
+    }
+
+    /// Notes what an I/O error says about the drive itself.
+    pub(crate) fn note(&self, error: &StoreError) {
+        if error.io_kind() == Some(IoErrorKind::Gone) {
+            self.demote(DriveStatus::Gone, error);
+        }
+    }
+
+    pub(crate) fn failed(&self, reason: impl Into<String>) -> StoreError {
+        StoreError::DriveFailed { drive: self.io.name().to_owned(), reason: reason.into() }
+    }
+
+    /// Offset of a location plus `bytes`, which the location's slot holds.
+    pub(crate) fn offset(&self, location: Location, bytes: u64) -> Result<u64, StoreError> {
+        match self.zones.data_offset(location.chunk, location.block.into()) {
+            Some(offset) => Ok(offset + bytes),
+            None => Err(self.failed(format!(
+                "chunk {} block {} does not exist on it",
+                location.chunk, location.block
+            ))),
+        }
+    }
+
+    /// Writes the next superblock, changed by `change`, to all copies; three must succeed.
+    pub(crate) fn update_superblock(
+        &self,
+        change: impl FnOnce(&mut Superblock),
+    ) -> Result<(), StoreError> {
+        let mut current = self.superblock.lock();
+        let mut next = current.successor();
+        change(&mut next);
+        write_superblock(&self.io, &next)?;
+        *current = next;
+        Ok(())
+    }
+}
+
+/// Writes a superblock to its four copies, one after the other; three must succeed.
+pub(crate) fn write_superblock(io: &BlockIo, superblock: &Superblock) -> Result<(), StoreError> {
+    let block = superblock.encode();
+    let mut failures = Vec::new();
+    for offset in superblock.zones.superblock_offsets() {
+        if let Err(error) = io.write(offset, &block, true) {
+            tracing::warn!(drive = io.name(), offset, %error, "superblock copy not written");
+            failures.push(error);
+        }
+    }
+    match failures.pop() {
+        Some(error) if !failures.is_empty() => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// What the four superblock copies of a drive say.
+#[derive(Debug)]
+pub(crate) struct Copies {
+    /// The superblock that counts.
+    pub(crate) superblock: Superblock,
+    /// Copies that differ from it.
+    pub(crate) disagreeing: u64,
+}
+
+/// Reads and weighs the superblock copies (`docs/format.md`, section 2).
+pub(crate) fn read_superblock(io: &BlockIo) -> Result<Copies, StoreError> {
+    let capacity = io.engine.geometry().capacity;
+    let unopenable =
+        |reason: String| StoreError::Unopenable { drive: io.name().to_owned(), reason };
+    let (mut good, first_error) = decode_copies(io, ZoneMap::copies(capacity))?;
+    // A drive or image that has grown or shrunk has its copies where its old size puts them.
+    if let Some(stated) = good.first().map(|s| s.zones.capacity)
+        && good.len() < 2
+        && ZoneMap::copies(stated) != ZoneMap::copies(capacity)
+    {
+        if stated > capacity {
+            return Err(truncated(io, stated));
+        }
+        good = decode_copies(io, ZoneMap::copies(stated))?.0;
+    }
+    let agreed = |s: &&Superblock| good.iter().filter(|other| other == s).count() >= 2;
+    if let Some(superblock) = good.iter().filter(agreed).max_by_key(|s| s.sequence).cloned() {
+        let equal = good.iter().filter(|other| **other == superblock).count();
+        return Ok(Copies { superblock, disagreeing: 4 - equal as u64 });
+    }
+    match good.len() {
+        0 => Err(first_error),
+        n => Err(unopenable(format!(
+            "{n} of 4 superblock copies are readable and no two agree; run `gcos fsck --repair`"
+        ))),
+    }
+}
+
+/// The drive is smaller than its pool.
+pub(crate) fn truncated(io: &BlockIo, formatted: u64) -> StoreError {
+    let capacity = io.engine.geometry().capacity;
+    StoreError::Unopenable {
+        drive: io.name().to_owned(),
+        reason: format!(
+            "it has {capacity} bytes and was formatted with {formatted}: the image is truncated or \
+             the namespace was made smaller; restore its size"
+        ),
+    }
+}
+
+/// The copies that decode, and the most telling error of those that do not.
+fn decode_copies(io: &BlockIo, at: [u64; 4]) -> Result<(Vec<Superblock>, StoreError), StoreError> {
+    let mut good = Vec::new();
+    let mut worst =
+        StoreError::NotAPool { drive: io.name().to_owned(), found: "no superblock".to_owned() };
+    for offset in at {
+        if offset + BLOCK_BYTES as u64 > io.engine.geometry().capacity {
+            continue;
+        }
+        let decoded = match io.read(offset, BLOCK_BYTES) {
+            Ok(block) => Superblock::decode(&block),
+            Err(error) if error.io_kind() == Some(IoErrorKind::Gone) => return Err(error),
+            Err(error) => {
+                tracing::warn!(drive = io.name(), offset, %error, "superblock copy unreadable");
+                continue;
+            }
+        };
+        match decoded {
+            Ok(superblock) => good.push(superblock),
+            Err(gcos_layout::media::FormatError::Magic { .. }) => {}
+            Err(source) => {
+                let at = format!("superblock copy at offset {offset}");
+                worst = StoreError::Format { drive: io.name().to_owned(), at, source };
+            }
+        }
+    }
+    Ok((good, worst))
+}

@@ -1,0 +1,566 @@
+//! Reading objects, whole or in part, and proving that what was read is what was put.
+
+use std::collections::VecDeque;
+
+use gcos_engine::{Extent, IoErrorKind, Op, Request, Ticket};
+use gcos_layout::checksum::crc32c;
+use gcos_layout::media::{BLOCK_BYTES, GRAIN_BYTES, Location, ObjectHeader, Shape};
+use smallvec::SmallVec;
+
+use crate::drive::{Drive, DriveStatus};
+use crate::index::{Entry, Id};
+use crate::memory::Sink;
+use crate::payload::{Into, Segments, UNIT_BYTES, grains_of};
+use crate::pool::{Pool, count, now_seconds};
+use crate::put::check_key;
+use crate::staging::Lease;
+use crate::{Lookup, MissReason, ObjectInfo, StoreError};
+
+/// Payload units of one object in flight.
+const WINDOW: usize = 32;
+
+/// What the index says of an object.
+#[derive(Debug, Clone)]
+struct Object {
+    id: Id,
+    shape: Shape,
+    head: Location,
+    pieces: Vec<Location>,
+    generation: u64,
+    root: u32,
+    info: ObjectInfo,
+}
+
+/// Which payload bytes are wanted.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Range {
+    /// All of them.
+    Whole,
+    /// As many as the target holds, from this offset on.
+    From(u32),
+}
+
+/// How a get began.
+pub(crate) enum Begun<'a> {
+    Miss(MissReason),
+    Reading(Box<Reading<'a>>),
+}
+
+/// Whether what was read may be believed.
+#[derive(Debug)]
+pub(crate) enum Verdict {
+    Good,
+    Damaged { drive: u8, detail: String },
+    Gone { drive: u8 },
+    Failed { detail: String },
+}
+
+/// A contiguous stretch of payload, to be read by one request.
+#[derive(Debug, Clone, Copy)]
+struct Unit {
+    piece: Option<usize>,
+    payload_offset: u32,
+    /// Offset from the start of the piece or tail.
+    offset: u32,
+    len: u32,
+}
+
+/// A request under way.
+struct InFlight {
+    unit: Unit,
+    drive: u8,
+    ticket: Option<Box<dyn Ticket>>,
+    /// The payload, padded to blocks.
+    segments: Segments,
+    /// Bytes at the start of the unit that go to the target directly.
+    direct: usize,
+    _lease: Option<Lease>,
+}
+
+/// A get between its first read and its verdict.
+pub(crate) struct Reading<'a> {
+    pool: &'a Pool,
+    object: Object,
+    key: Vec<u8>,
+    /// Wanted bytes.
+    offset: u32,
+    len: u32,
+    sink: Into<'a>,
+    header: Option<(Box<dyn Ticket>, Lease)>,
+    /// The first unit of the tail, read together with the header.
+    units: VecDeque<Unit>,
+    in_flight: VecDeque<InFlight>,
+}
+
+pub(crate) fn info_of(entry: &Entry) -> ObjectInfo {
+    let mut drives = vec![entry.head().drive];
+    for piece in entry.pieces() {
+        if !drives.contains(&piece.drive) {
+            drives.push(piece.drive);
+        }
+    }
+    ObjectInfo {
+        len: entry.payload_len(),
+        generation: entry.generation,
+        expires_at: (entry.expiry != 0).then_some(entry.expiry),
+        pins: entry.pins.into(),
+        drives,
+    }
+}
+
+impl Pool {
+    /// Looks a key up and submits the first reads.
+    pub(crate) fn begin_get<'a>(
+        &'a self,
+        key: &[u8],
+        range: Range,
+        sink: Sink<'a>,
+    ) -> Result<Begun<'a>, StoreError> {
+        self.check_open()?;
+        check_key(key)?;
+        let target = sink.len();
+        let object = match self.find_and_hold(key, range, target)? {
+            Ok(object) => object,
+            Err(reason) => return Ok(Begun::Miss(reason)),
+        };
+        let offset = match range {
+            Range::Whole => 0,
+            Range::From(offset) => offset,
+        };
+        let mut reading = Box::new(Reading {
+            pool: self,
+            key: key.to_vec(),
+            offset,
+            len: u32::try_from(target).unwrap_or(u32::MAX),
+            sink: Into::new(sink),
+            header: None,
+            units: units(&object.shape, offset, target),
+            in_flight: VecDeque::new(),
+            object,
+        });
+        match reading.start() {
+            Ok(()) => Ok(Begun::Reading(reading)),
+            Err(error) => {
+                // What was submitted ends here, and the hold with it.
+                let (_, verdict) = reading.finish_with(Err(error));
+                Ok(Begun::Miss(self.reason(verdict)))
+            }
+        }
+    }
+
+    fn find_and_hold(
+        &self,
+        key: &[u8],
+        range: Range,
+        target: u64,
+    ) -> Result<Result<Object, MissReason>, StoreError> {
+        let mut state = self.state.lock();
+        let Some(id) = state.index.find(key) else { return Ok(Err(MissReason::Absent)) };
+        let Some(entry) = state.index.entry(id) else { return Ok(Err(MissReason::Absent)) };
+        if entry.expired(now_seconds()) {
+            let removal = state.remove(id);
+            self.enqueue(removal);
+            count(&self.counters.expired, 1);
+            return Ok(Err(MissReason::Expired));
+        }
+        let len = u64::from(entry.payload_len());
+        let fits = match range {
+            Range::Whole => target == len,
+            Range::From(offset) => target > 0 && u64::from(offset) + target <= len,
+        };
+        if !fits {
+            let object = match range {
+                Range::Whole => len,
+                Range::From(offset) => len.saturating_sub(offset.into()),
+            };
+            return Err(StoreError::WrongSize { object, target });
+        }
+        let Ok(shape) = entry.shape() else { return Ok(Err(MissReason::Absent)) };
+        let object = Object {
+            id,
+            shape,
+            head: entry.head(),
+            pieces: entry.pieces().collect(),
+            generation: entry.generation,
+            root: entry.root,
+            info: info_of(entry),
+        };
+        let lost =
+            |drive: &&u8| self.drive(**drive).is_none_or(|d| d.status() == DriveStatus::Gone);
+        if let Some(&drive) = object.info.drives.iter().find(lost) {
+            return Ok(Err(MissReason::DriveGone { drive }));
+        }
+        if !state.hold(id) {
+            let detail = "65,534 reads of this object are under way".to_owned();
+            return Ok(Err(MissReason::Io { detail }));
+        }
+        state.index.touch(id);
+        Ok(Ok(object))
+    }
+
+    /// Ends a get: counts it, and drops an object that is damaged.
+    pub(crate) fn conclude(&self, reading: Reading<'_>, retry: bool) -> Result<Lookup, StoreError> {
+        let (object, key, range) = (reading.object.clone(), reading.key.clone(), reading.offset);
+        let len = reading.len;
+        let (sink, mut verdict) = reading.finish_with(Ok(()));
+        if retry && matches!(verdict, Verdict::Damaged { .. }) {
+            tracing::warn!(key = %key.escape_ascii(), ?verdict, "object damaged, reading it again");
+            verdict = self.read_again(&object, key.clone(), range, len, sink);
+        }
+        match verdict {
+            Verdict::Good => {
+                count(&self.counters.hits, 1);
+                count(&self.counters.get_bytes, len.into());
+                Ok(Lookup::Hit(object.info))
+            }
+            bad => {
+                if matches!(bad, Verdict::Damaged { .. }) {
+                    self.drop_damaged(&key, object.generation);
+                }
+                Ok(Lookup::Miss(self.reason(bad)))
+            }
+        }
+    }
+
+    fn read_again(
+        &self,
+        object: &Object,
+        key: Vec<u8>,
+        offset: u32,
+        len: u32,
+        sink: Into<'_>,
+    ) -> Verdict {
+        let mut state = self.state.lock();
+        let same = state.index.entry(object.id).is_some_and(|e| e.generation == object.generation);
+        if !same || !state.hold(object.id) {
+            return Verdict::Failed { detail: "removed while it was read".to_owned() };
+        }
+        drop(state);
+        let mut again = Reading {
+            pool: self,
+            object: object.clone(),
+            key,
+            offset,
+            len,
+            sink,
+            header: None,
+            units: units(&object.shape, offset, len.into()),
+            in_flight: VecDeque::new(),
+        };
+        let started = again.start();
+        again.finish_with(started).1
+    }
+
+    fn drop_damaged(&self, key: &[u8], generation: u64) {
+        let mut state = self.state.lock();
+        let Some(id) = state.index.find(key) else { return };
+        if state.index.entry(id).is_some_and(|entry| entry.generation == generation) {
+            let removal = state.remove(id);
+            self.enqueue(removal);
+            tracing::error!(key = %key.escape_ascii(), "damaged object dropped");
+        }
+    }
+
+    fn reason(&self, verdict: Verdict) -> MissReason {
+        match verdict {
+            Verdict::Damaged { drive, detail } => {
+                count(&self.counters.misses_damaged, 1);
+                MissReason::Damaged { drive: self.drive_name(drive), detail }
+            }
+            Verdict::Gone { drive } => {
+                count(&self.counters.misses_io, 1);
+                MissReason::DriveGone { drive }
+            }
+            Verdict::Failed { detail } => {
+                count(&self.counters.misses_io, 1);
+                MissReason::Io { detail }
+            }
+            Verdict::Good => MissReason::Absent,
+        }
+    }
+}
+
+/// The units that cover `len` wanted bytes at `offset`, in whole grains.
+fn units(shape: &Shape, offset: u32, len: u64) -> VecDeque<Unit> {
+    let start = offset / GRAIN_BYTES * GRAIN_BYTES;
+    let end = (u64::from(offset) + len).next_multiple_of(GRAIN_BYTES.into());
+    let end = u32::try_from(end.min(shape.payload_len().into())).unwrap_or(u32::MAX);
+    let mut out = VecDeque::new();
+    for part in shape.parts(start, end - start) {
+        let mut done = 0;
+        while done < part.len {
+            let take = (part.len - done).min(UNIT_BYTES);
+            out.push_back(Unit {
+                piece: part.piece,
+                payload_offset: part.payload_offset + done,
+                offset: part.offset + done,
+                len: take,
+            });
+            done += take;
+        }
+    }
+    out
+}
+
+impl Reading<'_> {
+    fn header_bytes(&self) -> u32 {
+        self.object.shape.header_blocks(self.key.len()) * BLOCK_BYTES as u32
+    }
+
+    fn start(&mut self) -> Result<(), StoreError> {
+        // The start of the tail lies behind the header: one request reads both.
+        let first = match self.units.iter().position(|u| u.piece.is_none() && u.offset == 0) {
+            Some(index) => self.units.remove(index),
+            None => None,
+        };
+        self.submit_header(first)?;
+        while self.in_flight.len() < WINDOW && !self.units.is_empty() {
+            self.submit_next()?;
+        }
+        Ok(())
+    }
+
+    fn submit_header(&mut self, unit: Option<Unit>) -> Result<(), StoreError> {
+        let front = self.header_bytes() as usize;
+        let head = self.object.head;
+        let (segments, direct, lease) = self.target(front, unit)?;
+        let lease = lease.ok_or(StoreError::Closed)?;
+        let ticket = self.submit(head, 0, segments.clone())?;
+        if let Some(unit) = unit {
+            let mut payload = Segments::new();
+            let mut skip = front;
+            for segment in segments {
+                let cut = skip.min(segment.len());
+                skip -= cut;
+                if cut < segment.len() {
+                    payload.push(segment.slice(cut, segment.len() - cut)?);
+                }
+            }
+            let (drive, ticket) = (head.drive, None);
+            self.in_flight.push_front(InFlight {
+                unit,
+                drive,
+                ticket,
+                segments: payload,
+                direct,
+                _lease: None,
+            });
+        }
+        self.header = Some((ticket, lease));
+        Ok(())
+    }
+
+    fn submit_next(&mut self) -> Result<(), StoreError> {
+        let Some(unit) = self.units.pop_front() else { return Ok(()) };
+        let (slot, at) = match unit.piece {
+            Some(index) => {
+                let piece = self.object.pieces.get(index).copied();
+                (piece.ok_or(StoreError::Closed)?, unit.offset)
+            }
+            None => (self.object.head, self.header_bytes() + unit.offset),
+        };
+        let (segments, direct, lease) = self.target(0, Some(unit))?;
+        let ticket = Some(self.submit(slot, at.into(), segments.clone())?);
+        self.in_flight.push_back(InFlight {
+            unit,
+            drive: slot.drive,
+            ticket,
+            segments,
+            direct,
+            _lease: lease,
+        });
+        Ok(())
+    }
+
+    /// Memory for a request: `front` staged bytes, then the unit padded to blocks, as much of it as
+    /// possible in the target itself. Tells how much.
+    fn target(
+        &self,
+        front: usize,
+        unit: Option<Unit>,
+    ) -> Result<(Segments, usize, Option<Lease>), StoreError> {
+        let len = unit.map_or(0, |u| u.len as usize);
+        let padded = len.next_multiple_of(BLOCK_BYTES);
+        let (direct, inside) = match unit {
+            Some(unit) if self.wanted(unit) == (0, unit.len) => {
+                let at = (unit.payload_offset - self.offset) as usize;
+                let whole = len / BLOCK_BYTES * BLOCK_BYTES;
+                match self.sink.direct(at, whole) {
+                    Some(segments) => (segments, whole),
+                    None => (Segments::new(), 0),
+                }
+            }
+            _ => (Segments::new(), 0),
+        };
+        let staged = front + padded - inside;
+        if staged == 0 {
+            return Ok((direct, inside, None));
+        }
+        let lease = self.pool.staging.take(staged)?;
+        let mut segments = Segments::new();
+        if inside == 0 {
+            segments.push(lease.slice(0, staged)?);
+        } else {
+            if front > 0 {
+                segments.push(lease.slice(0, front)?);
+            }
+            segments.extend(direct);
+            if padded > inside {
+                segments.push(lease.slice(front, padded - inside)?);
+            }
+        }
+        Ok((segments, inside, Some(lease)))
+    }
+
+    /// Which bytes of a unit are wanted: start and length within the unit.
+    fn wanted(&self, unit: Unit) -> (u32, u32) {
+        let start = self.offset.max(unit.payload_offset);
+        let end = self.offset.saturating_add(self.len).min(unit.payload_offset + unit.len);
+        (start - unit.payload_offset.min(start), end.saturating_sub(start))
+    }
+
+    fn submit(
+        &self,
+        slot: Location,
+        at: u64,
+        segments: Segments,
+    ) -> Result<Box<dyn Ticket>, StoreError> {
+        let drive = self.pool.drive(slot.drive).ok_or(StoreError::Closed)?;
+        let len = segments.iter().map(|s| s.len() as u64).sum();
+        let extents = SmallVec::from_buf([Extent { offset: drive.offset(slot, at)?, len }]);
+        let deadline = self.pool.options.io_deadline;
+        let submitted =
+            drive.io.engine.submit(Request { op: Op::Read, extents, segments, deadline });
+        submitted.map_err(|error| {
+            let error = error.into();
+            drive.note(&error);
+            error
+        })
+    }
+
+    /// Waits for everything, verifies and delivers it, and ends the hold on the object. The target is
+    /// given back for another try.
+    fn finish_with<'s>(mut self, started: Result<(), StoreError>) -> (Into<'s>, Verdict)
+    where
+        Self: 's,
+    {
+        let verdict = match started {
+            Ok(()) => self.verify().unwrap_or_else(|verdict| verdict),
+            Err(error) => self.verdict(self.object.head.drive, &error),
+        };
+        // Whatever the verdict: nothing may write to the target after this.
+        if let Some((ticket, _lease)) = self.header.take() {
+            let _ = ticket.wait();
+        }
+        for part in self.in_flight.drain(..) {
+            if let Some(ticket) = part.ticket {
+                let _ = ticket.wait();
+            }
+        }
+        self.pool.state.lock().unhold(self.object.id);
+        self.pool.changed.notify_all();
+        (std::mem::replace(&mut self.sink, Into::Bytes(&mut [])), verdict)
+    }
+
+    fn verify(&mut self) -> Result<Verdict, Verdict> {
+        let header = self.read_header()?;
+        while let Some(mut part) = self.in_flight.pop_front() {
+            let waited = part.ticket.take().map_or(Ok(()), Ticket::wait);
+            waited.map_err(|error| self.verdict(part.drive, &error.into()))?;
+            self.verify_unit(&part, &header)?;
+            if !self.units.is_empty() {
+                let next = self.submit_next();
+                next.map_err(|error| self.verdict(part.drive, &error))?;
+            }
+        }
+        Ok(Verdict::Good)
+    }
+
+    fn read_header(&mut self) -> Result<ObjectHeader, Verdict> {
+        let drive = self.object.head.drive;
+        let damaged = |detail: String| Verdict::Damaged { drive, detail };
+        let Some((ticket, lease)) = self.header.take() else {
+            return Err(damaged("no header".to_owned()));
+        };
+        ticket.wait().map_err(|error| self.verdict(drive, &error.into()))?;
+        let mut bytes = vec![0; self.header_bytes() as usize];
+        let copied = lease.slice(0, bytes.len()).and_then(|s| Ok(s.read(0, &mut bytes)?));
+        copied.map_err(|error| self.verdict(drive, &error))?;
+        // The tail's first unit may lie behind it in the same lease.
+        if let Some(part) = self.in_flight.front_mut()
+            && part.unit.piece.is_none()
+            && part.ticket.is_none()
+        {
+            part._lease = Some(lease);
+        }
+        let (header, root) = ObjectHeader::decode(&bytes).map_err(|e| damaged(e.to_string()))?;
+        let (object, key) = (&self.object, &self.key);
+        if root != object.root || header.key != *key || header.generation != object.generation {
+            return Err(damaged("the header belongs to another object".to_owned()));
+        }
+        Ok(header)
+    }
+
+    /// Checks the grains of a unit and copies what is wanted and not yet there to the target.
+    fn verify_unit(&mut self, part: &InFlight, header: &ObjectHeader) -> Result<(), Verdict> {
+        let unit = part.unit;
+        let (start, len) = self.wanted(unit);
+        let at = (unit.payload_offset + start).saturating_sub(self.offset) as usize;
+        let mut grains = Vec::with_capacity(17);
+        let whole = (start, len) == (0, unit.len);
+        let checked = if whole && let Some(target) = self.sink.bytes_mut(at, len as usize) {
+            // Plain memory: copy first and check the copy, in one pass over the staged bytes.
+            let copied = copy_out(&part.segments, target);
+            grains.extend(target.chunks(GRAIN_BYTES as usize).map(crc32c));
+            copied
+        } else {
+            grains_of(&part.segments, unit.len as usize, &mut grains)
+        };
+        checked.map_err(|error| self.verdict(part.drive, &error))?;
+        let first = (unit.payload_offset / GRAIN_BYTES) as usize;
+        let expected = header.grains.get(first..first + grains.len()).unwrap_or_default();
+        if grains != expected {
+            let bad = grains.iter().zip(expected).position(|(a, b)| a != b).unwrap_or(0);
+            let detail = format!("checksum of payload grain {} does not fit", first + bad);
+            return Err(Verdict::Damaged { drive: part.drive, detail });
+        }
+        let staged = if whole { part.direct } else { 0 };
+        let plain = whole && matches!(self.sink, Into::Bytes(_));
+        if !plain && staged < len as usize {
+            let from = start as usize + staged;
+            let rest = len as usize - staged;
+            let copied = self.sink.copy_in(at + staged, &part.segments, from, rest);
+            copied.map_err(|error| self.verdict(part.drive, &error))?;
+        }
+        count(&self.pool.counters.staged_bytes, u64::from(len) - staged as u64);
+        Ok(())
+    }
+
+    /// What an error says about the object.
+    fn verdict(&self, drive: u8, error: &StoreError) -> Verdict {
+        if let Some(drive) = self.pool.drive(drive) {
+            Drive::note(drive, error);
+        }
+        let detail = match error {
+            StoreError::Io(error) => error.to_string(),
+            other => other.to_string(),
+        };
+        match error.io_kind() {
+            Some(IoErrorKind::Media) => Verdict::Damaged { drive, detail },
+            Some(IoErrorKind::Gone) => Verdict::Gone { drive },
+            _ => Verdict::Failed { detail },
+        }
+    }
+}
+
+/// Copies the start of the segments to plain memory.
+fn copy_out(segments: &Segments, target: &mut [u8]) -> Result<(), StoreError> {
+    let mut left = target;
+    for segment in segments {
+        let take = left.len().min(segment.len());
+        let (now, later) = left.split_at_mut(take);
+        segment.read(0, now)?;
+        left = later;
+    }
+    Ok(())
+}

@@ -1,0 +1,354 @@
+//! What an open store consists of, and how records become durable.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use gcos_engine::Request;
+use gcos_layout::media::Uuid;
+use parking_lot::{Condvar, Mutex};
+
+use crate::drive::{Drive, DriveStatus};
+use crate::index::Id;
+use crate::journal::{Item, Journal, Waiter, Written};
+use crate::staging::Staging;
+use crate::state::{Removal, State};
+use crate::{OpenOptions, StoreError, checkpoint};
+
+/// Waiting records of relaxed operations at which the caller helps to write them.
+const RELAXED_BACKLOG: usize = 2048;
+/// Checkpoints tried to make room in a full ring: each frees what the one before it needed.
+const CHECKPOINT_TRIES: usize = 3;
+
+/// Counters behind [`crate::Stats`].
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    pub(crate) puts: AtomicU64,
+    pub(crate) puts_kept: AtomicU64,
+    pub(crate) puts_failed: AtomicU64,
+    pub(crate) put_bytes: AtomicU64,
+    pub(crate) hits: AtomicU64,
+    pub(crate) misses: AtomicU64,
+    pub(crate) misses_damaged: AtomicU64,
+    pub(crate) misses_io: AtomicU64,
+    pub(crate) get_bytes: AtomicU64,
+    pub(crate) removed: AtomicU64,
+    pub(crate) evicted: AtomicU64,
+    pub(crate) evicted_bytes: AtomicU64,
+    pub(crate) expired: AtomicU64,
+    pub(crate) journal_frames: AtomicU64,
+    pub(crate) journal_records: AtomicU64,
+    pub(crate) checkpoints: AtomicU64,
+    pub(crate) chunks_deallocated: AtomicU64,
+    pub(crate) staged_bytes: AtomicU64,
+}
+
+/// Adds to a counter. Counters order nothing.
+pub(crate) fn count(counter: &AtomicU64, by: u64) {
+    counter.fetch_add(by, Ordering::Relaxed);
+}
+
+/// A drive of the pool with its journal.
+#[derive(Debug)]
+pub(crate) struct Member {
+    pub(crate) drive: Drive,
+    pub(crate) journal: Journal,
+    checkpointing: Mutex<()>,
+}
+
+impl Member {
+    pub(crate) fn new(drive: Drive, journal: Journal) -> Self {
+        Self { drive, journal, checkpointing: Mutex::new(()) }
+    }
+}
+
+/// An open pool. Lock order: a journal's writer, then the state, then a journal's queue.
+#[derive(Debug)]
+pub(crate) struct Pool {
+    pub(crate) uuid: Uuid,
+    /// By drive index; `None` for a missing drive.
+    pub(crate) members: Vec<Option<Member>>,
+    pub(crate) state: Mutex<State>,
+    /// Signalled when a key is no longer being written or a doomed object is freed.
+    pub(crate) changed: Condvar,
+    pub(crate) staging: Arc<Staging>,
+    pub(crate) options: OpenOptions,
+    pub(crate) counters: Counters,
+    pub(crate) closed: AtomicBool,
+    /// High bits of the generation of what is put now.
+    epoch: u64,
+    generations: AtomicU64,
+}
+
+impl Pool {
+    pub(crate) fn new(
+        uuid: Uuid,
+        members: Vec<Option<Member>>,
+        state: State,
+        staging: Arc<Staging>,
+        options: OpenOptions,
+        epoch: u64,
+    ) -> Self {
+        Self {
+            uuid,
+            members,
+            state: Mutex::new(state),
+            changed: Condvar::new(),
+            staging,
+            options,
+            counters: Counters::default(),
+            closed: AtomicBool::new(false),
+            epoch,
+            generations: AtomicU64::new(1),
+        }
+    }
+
+    /// The next generation: higher than any before, in this run and in earlier ones.
+    pub(crate) fn generation(&self) -> u64 {
+        (self.epoch << 40) | self.generations.fetch_add(1, Ordering::Relaxed)
+    }
+
+    pub(crate) fn member(&self, drive: u8) -> Option<&Member> {
+        self.members.get(usize::from(drive))?.as_ref()
+    }
+
+    pub(crate) fn drive(&self, drive: u8) -> Option<&Drive> {
+        self.member(drive).map(|member| &member.drive)
+    }
+
+    pub(crate) fn present(&self) -> impl Iterator<Item = &Member> {
+        self.members.iter().flatten()
+    }
+
+    /// Name of a drive for messages.
+    pub(crate) fn drive_name(&self, drive: u8) -> String {
+        match self.drive(drive) {
+            Some(drive) => drive.io.name().to_owned(),
+            None => format!("drive {drive}"),
+        }
+    }
+
+    /// Drives (bit mask) that may be written.
+    pub(crate) fn writable(&self) -> u64 {
+        self.present()
+            .filter(|member| member.drive.online())
+            .fold(0, |mask, member| mask | 1 << member.drive.index)
+    }
+
+    pub(crate) fn check_open(&self) -> Result<(), StoreError> {
+        match self.closed.load(Ordering::Acquire) {
+            true => Err(StoreError::Closed),
+            false => Ok(()),
+        }
+    }
+
+    /// Adds removals to their journals. Call with the state locked, so that the records of one key
+    /// stay in order.
+    pub(crate) fn enqueue(&self, removals: impl IntoIterator<Item = Removal>) -> u64 {
+        let mut drives = 0;
+        for removal in removals {
+            if let Some(member) = self.member(removal.drive) {
+                member.journal.enqueue(removal.item);
+                drives |= 1 << removal.drive;
+            }
+        }
+        drives
+    }
+
+    /// Writes the journals of these drives (bit mask) until nothing waits in them.
+    pub(crate) fn write_journals(&self, drives: u64) -> Result<(), StoreError> {
+        let mut result = Ok(());
+        for member in self.present().filter(|m| drives & (1 << m.drive.index) != 0) {
+            if let Err(error) = self.write_journal(member) {
+                result = Err(error);
+            }
+        }
+        result
+    }
+
+    /// Waits until the record that `waiter` stands for is durable, writing it if nobody else does.
+    pub(crate) fn await_record(&self, drive: u8, waiter: &Waiter) -> Result<(), StoreError> {
+        let member = self.member(drive).ok_or(StoreError::Closed)?;
+        let mut last = Ok(());
+        // Whoever takes a record from the queue posts its result before letting the writer go, so
+        // once the writer was ours either the result is there or the record was still waiting.
+        for _ in 0..=CHECKPOINT_TRIES {
+            if let Some((durable, follow)) = waiter.result() {
+                return match durable {
+                    true => self.write_journals(follow),
+                    false => Err(last.err().unwrap_or_else(|| {
+                        member.drive.failed("the record could not be made durable")
+                    })),
+                };
+            }
+            last = self.write_journal(member);
+        }
+        Err(last.err().unwrap_or(StoreError::Closed))
+    }
+
+    /// Writes waiting records until none is left.
+    fn write_journal(&self, member: &Member) -> Result<(), StoreError> {
+        let mut tries = 0;
+        loop {
+            let mut writer = member.journal.writer();
+            if !member.drive.online() {
+                self.fail(member, member.journal.abandon_all());
+                return Err(member.drive.failed("no record can be written"));
+            }
+            let flush = |mask| self.flush_drives(mask);
+            match member.journal.write_frame(&mut writer, &member.drive.io, flush) {
+                Written::Nothing => return Ok(()),
+                Written::Frame(items) => self.apply(member, items),
+                Written::Full => {
+                    drop(writer);
+                    tries += 1;
+                    if let Err(error) = self.checkpoint_for_room(member, tries) {
+                        member.drive.demote(DriveStatus::ReadOnly, &error);
+                    }
+                }
+                Written::NotFlushed(drives, error) => {
+                    let gone = member.journal.abandon(drives);
+                    self.fail(member, gone);
+                    return Err(error);
+                }
+                Written::Failed(items, error) => {
+                    // The frame may be on the drive or not, so nothing may ever follow it.
+                    member.drive.demote(DriveStatus::ReadOnly, &error);
+                    self.fail(member, items);
+                    self.fail(member, member.journal.abandon_all());
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    fn checkpoint_for_room(&self, member: &Member, tries: usize) -> Result<(), StoreError> {
+        match tries <= CHECKPOINT_TRIES {
+            true => self.checkpoint(member),
+            false => {
+                Err(member.drive.failed("its journal stays full although checkpoints are written"))
+            }
+        }
+    }
+
+    /// Carries out what waited for these records to be durable. Called with the writer held, so that a
+    /// checkpoint that starts after the frame finds its objects in the index.
+    fn apply(&self, member: &Member, items: Vec<Item>) {
+        count(&self.counters.journal_frames, 1);
+        count(&self.counters.journal_records, items.len() as u64);
+        let mut state = self.state.lock();
+        for item in items {
+            let old = item.make_live.and_then(|id| state.make_live(id));
+            for id in item.release.into_iter().chain(old) {
+                self.retire(&mut state, member.drive.index, id, item.waiter.as_deref());
+            }
+            if let Some(waiter) = item.waiter {
+                waiter.finish(true);
+            }
+        }
+        drop(state);
+        self.changed.notify_all();
+    }
+
+    /// Ends the hold on a doomed object whose successor or removal is durable in the journal of `drive`.
+    /// If its own record is in another journal, that one must learn of it first.
+    fn retire(&self, state: &mut State, drive: u8, id: Id, waiter: Option<&Waiter>) {
+        match state.removal(id) {
+            Some(removal) if removal.drive != drive => {
+                if let Some(waiter) = waiter {
+                    waiter.follow(removal.drive);
+                }
+                self.enqueue([removal]);
+            }
+            _ => state.unhold(id),
+        }
+    }
+
+    /// Tells the waiters of records that will not be written. The space of what they were to make
+    /// visible is free again; what they were to free stays taken, since the drive's journal still has
+    /// it.
+    fn fail(&self, _member: &Member, items: Vec<Item>) {
+        let mut state = self.state.lock();
+        for item in items {
+            if let Some(id) = item.make_live {
+                state.release_entry(id);
+            }
+            if let Some(waiter) = item.waiter {
+                waiter.finish(false);
+            }
+        }
+        drop(state);
+        self.changed.notify_all();
+    }
+
+    /// Makes what was written to these drives (bit mask) durable; names those that failed.
+    pub(crate) fn flush_drives(&self, drives: u64) -> Result<(), (u64, StoreError)> {
+        let mut tickets = Vec::new();
+        let mut failed: Option<(u64, StoreError)> = None;
+        let fail = |failed: &mut Option<(u64, StoreError)>, drive: &Drive, error: StoreError| {
+            drive.demote(DriveStatus::ReadOnly, &error);
+            drive.note(&error);
+            let mask = failed.as_ref().map_or(0, |(mask, _)| *mask) | 1 << drive.index;
+            *failed = Some((mask, error));
+        };
+        for member in self.present().filter(|m| drives & (1 << m.drive.index) != 0) {
+            let drive = &member.drive;
+            if !drive.io.engine.geometry().volatile_cache {
+                continue;
+            }
+            match drive.io.engine.submit(Request::flush(self.options.io_deadline)) {
+                Ok(ticket) => tickets.push((drive, ticket)),
+                Err(error) => fail(&mut failed, drive, error.into()),
+            }
+        }
+        for (drive, ticket) in tickets {
+            if let Err(error) = ticket.wait() {
+                fail(&mut failed, drive, error.into());
+            }
+        }
+        failed.map_or(Ok(()), Err)
+    }
+
+    /// Writes a checkpoint of one drive.
+    pub(crate) fn checkpoint(&self, member: &Member) -> Result<(), StoreError> {
+        let _one_at_a_time = member.checkpointing.lock();
+        if !member.drive.online() {
+            return Err(member.drive.failed("no checkpoint can be written"));
+        }
+        let (number, start) = {
+            let writer = member.journal.writer();
+            (writer.checkpoint + 1, writer.next)
+        };
+        // Only drives that take part in writing hold data that is not durable yet.
+        let flush = || self.flush_drives(self.writable()).map_err(|(_, error)| error);
+        let written = checkpoint::write(&member.drive, &self.state, number, start, flush);
+        if let Err(error) = &written {
+            member.drive.note(error);
+        }
+        written?;
+        member.journal.writer().checkpointed(number, start);
+        count(&self.counters.checkpoints, 1);
+        Ok(())
+    }
+
+    /// Whether the journal's backlog of relaxed records has grown so long that the caller should help.
+    pub(crate) fn backlog(&self, waiting: usize) -> bool {
+        waiting >= RELAXED_BACKLOG
+    }
+
+    /// Waits a little for a doomed object to be freed or a key to be written.
+    pub(crate) fn wait_changed(&self, state: &mut parking_lot::MutexGuard<'_, State>) {
+        self.changed.wait_for(state, Duration::from_millis(20));
+    }
+
+    /// When to give up waiting for space or for another writer of the same key.
+    pub(crate) fn patience(&self) -> Instant {
+        Instant::now() + self.options.io_deadline
+    }
+}
+
+/// Seconds since 1970.
+pub(crate) fn now_seconds() -> u32 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+    u32::try_from(now).unwrap_or(u32::MAX)
+}

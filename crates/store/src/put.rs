@@ -1,0 +1,447 @@
+//! Storing objects.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use gcos_engine::{Extent, Op, Request, Ticket};
+use gcos_layout::media::{
+    BLOCK_BYTES, Location, MAX_KEY_BYTES, ObjectHeader, PutRecord, Record, Shape,
+};
+use smallvec::SmallVec;
+
+use crate::drive::Drive;
+use crate::index::Id;
+use crate::journal::{Item, Waiter};
+use crate::memory::Source;
+use crate::payload::{From, Segments, UNIT_BYTES};
+use crate::pool::{Pool, count, now_seconds};
+use crate::staging::Lease;
+use crate::state::{Placement, Removal, State};
+use crate::{Durability, IfExists, PutOptions, PutOutcome, StoreError};
+
+/// Writes of one object in flight.
+const WINDOW: usize = 32;
+/// Objects doomed at a time once the pool is above its high watermark.
+const EVICT_BLOCKS: u64 = 8192;
+
+/// How a put began.
+#[derive(Debug)]
+pub(crate) enum Begun<'a> {
+    /// The key exists and stays.
+    Kept,
+    /// Another put of the key is under way.
+    Busy,
+    /// The data is being written.
+    Writing(Writing<'a>),
+}
+
+/// A put between its first write and its record.
+#[derive(Debug)]
+pub(crate) struct Writing<'a> {
+    pool: &'a Pool,
+    id: Id,
+    record: PutRecord,
+    /// Drives (bit mask) that hold data of it.
+    drives: u64,
+    in_flight: VecDeque<(u8, Box<dyn Ticket>, Option<Lease>)>,
+    _key: KeyGuard<'a>,
+}
+
+/// Keeps other puts of a key out. Dropped after the put has ended either way.
+#[derive(Debug)]
+struct KeyGuard<'a> {
+    pool: &'a Pool,
+    key: Vec<u8>,
+}
+
+impl Drop for KeyGuard<'_> {
+    fn drop(&mut self) {
+        self.pool.state.lock().writing.remove(&self.key);
+        self.pool.changed.notify_all();
+    }
+}
+
+/// Checks what can be checked of a put without touching anything.
+pub(crate) fn check_key(key: &[u8]) -> Result<(), StoreError> {
+    match key.len() <= MAX_KEY_BYTES {
+        true => Ok(()),
+        false => Err(StoreError::invalid("key length", "0 to 1,024 bytes", key.len())),
+    }
+}
+
+fn expiry(ttl: Option<Duration>) -> Result<u32, StoreError> {
+    let Some(ttl) = ttl else { return Ok(0) };
+    let seconds = ttl.as_secs() + u64::from(ttl.subsec_nanos() > 0);
+    u32::try_from(u64::from(now_seconds()) + seconds)
+        .map_err(|_| StoreError::invalid("ttl", "an end before the year 2106", format!("{ttl:?}")))
+}
+
+impl Pool {
+    /// Starts a put: finds room and submits all writes.
+    pub(crate) fn begin_put<'a>(
+        &'a self,
+        key: &[u8],
+        source: &Source<'_>,
+        options: &PutOptions,
+    ) -> Result<Begun<'a>, StoreError> {
+        self.check_open()?;
+        check_key(key)?;
+        let expiry = expiry(options.ttl)?;
+        let len = source.len();
+        let writable = self.writable();
+        let chunk = self.present().next().map_or(0, |m| m.drive.zones.chunks.data);
+        let shape = u32::try_from(len)
+            .map_err(|_| StoreError::invalid("payload length", "1 byte to 1 GiB", len))
+            .and_then(|len| {
+                Shape::choose(len, key.len(), chunk, writable.count_ones() as usize).map_err(|e| {
+                    StoreError::invalid("payload length", e.to_string(), format!("{len} bytes"))
+                })
+            })?;
+        let guard = match self.reserve_key(key, options)? {
+            Ok(guard) => guard,
+            Err(begun) => return Ok(begun),
+        };
+        let (id, place) = self.allocate(key, &shape)?;
+        let record = PutRecord {
+            key: key.to_vec(),
+            generation: self.generation(),
+            root: 0,
+            expiry,
+            shape,
+            head: place.head,
+            pieces: place.pieces,
+        };
+        let drives =
+            record.pieces.iter().fold(1 << place.head.drive, |mask, p| mask | 1 << p.drive);
+        let mut writing =
+            Writing { pool: self, id, record, drives, in_flight: VecDeque::new(), _key: guard };
+        match writing.submit(&From::new(source), options.pin) {
+            Ok(()) => Ok(Begun::Writing(writing)),
+            Err(error) => {
+                writing.abandon(&error);
+                Err(error)
+            }
+        }
+    }
+
+    fn reserve_key<'a>(
+        &'a self,
+        key: &[u8],
+        options: &PutOptions,
+    ) -> Result<Result<KeyGuard<'a>, Begun<'a>>, StoreError> {
+        let mut state = self.state.lock();
+        if state.writing.contains(key) {
+            return Ok(Err(Begun::Busy));
+        }
+        if options.if_exists == IfExists::Keep
+            && let Some(id) = state.index.find(key)
+        {
+            if !state.index.entry(id).is_some_and(|e| e.expired(now_seconds())) {
+                state.index.touch(id);
+                count(&self.counters.puts_kept, 1);
+                return Ok(Err(Begun::Kept));
+            }
+            let removal = state.remove(id);
+            self.enqueue(removal);
+            count(&self.counters.expired, 1);
+        }
+        state.writing.insert(key.to_vec());
+        drop(state);
+        Ok(Ok(KeyGuard { pool: self, key: key.to_vec() }))
+    }
+
+    /// Waits until nobody writes this key, within the I/O deadline.
+    pub(crate) fn await_key(&self, key: &[u8]) -> Result<(), StoreError> {
+        let give_up = self.patience();
+        let mut state = self.state.lock();
+        while state.writing.contains(key) {
+            if std::time::Instant::now() > give_up {
+                return Err(StoreError::invalid(
+                    "key",
+                    "no other put of the same key that takes longer than the I/O deadline",
+                    "one that does",
+                ));
+            }
+            self.wait_changed(&mut state);
+        }
+        Ok(())
+    }
+
+    /// An entry with places for an object; evicts until there is room.
+    fn allocate(&self, key: &[u8], shape: &Shape) -> Result<(Id, Placement), StoreError> {
+        let needs: Vec<u32> = (0..shape.pieces())
+            .map(|index| shape.piece_blocks(index))
+            .chain([shape.head_blocks(key.len())])
+            .collect();
+        let blocks: u64 = needs.iter().map(|&n| u64::from(n)).sum();
+        let give_up = self.patience();
+        loop {
+            let mut state = self.state.lock();
+            let writable = self.writable();
+            let id = state.index.add();
+            if let Some(place) = state.place(shape, key.len(), id, writable) {
+                self.evict_above_watermark(&mut state, &needs, writable);
+                return Ok((id, place));
+            }
+            state.index.free(id);
+            let victims = state.evict(&needs, blocks, writable);
+            let mut drives = self.enqueue_evicted(&state, victims);
+            if drives == 0 && (state.doomed == 0 || std::time::Instant::now() > give_up) {
+                return Err(self.full(&state, blocks));
+            }
+            if drives == 0 {
+                // Doomed objects wait for readers, or for records that others are writing.
+                self.wait_changed(&mut state);
+                drives = writable;
+            }
+            drop(state);
+            self.write_journals(drives)?;
+        }
+    }
+
+    fn full(&self, state: &State, blocks: u64) -> StoreError {
+        let (used, all) = state.blocks();
+        let bytes = |blocks: u64| blocks * BLOCK_BYTES as u64;
+        StoreError::Full {
+            needed: bytes(blocks),
+            used: bytes(used),
+            capacity: bytes(all),
+            pinned: state.pinned,
+        }
+    }
+
+    /// Dooms some objects when the pool is fuller than it should be, so that later puts find room that
+    /// is free already. Their records go with the next frame.
+    fn evict_above_watermark(&self, state: &mut State, needs: &[u32], writable: u64) {
+        let (used, all) = state.blocks();
+        if used * 100 <= all * u64::from(self.options.high_watermark) {
+            return;
+        }
+        let excess = used.saturating_sub(all * u64::from(self.options.low_watermark) / 100);
+        let victims = state.evict(needs, excess.min(EVICT_BLOCKS), writable);
+        self.enqueue_evicted(state, victims);
+    }
+
+    fn enqueue_evicted(&self, state: &State, victims: Vec<Removal>) -> u64 {
+        count(&self.counters.evicted, victims.len() as u64);
+        let bytes = victims
+            .iter()
+            .flat_map(|v| &v.item.release)
+            .filter_map(|&id| state.index.entry(id).map(|entry| u64::from(entry.payload_len())));
+        count(&self.counters.evicted_bytes, bytes.sum());
+        self.enqueue(victims)
+    }
+
+    /// Makes written puts durable and visible. One result for each, in order.
+    pub(crate) fn commit_puts(
+        &self,
+        puts: Vec<Result<Writing<'_>, StoreError>>,
+        durability: Durability,
+    ) -> Vec<Result<PutOutcome, StoreError>> {
+        let written: Vec<_> =
+            puts.into_iter().map(|put| put.and_then(Writing::finish_writes)).collect();
+        let recorded: Vec<_> = written
+            .into_iter()
+            .map(|put| put.and_then(|put| self.record_put(put, durability)))
+            .collect();
+        recorded.into_iter().map(|put| put.and_then(|put| self.acknowledge(put))).collect()
+    }
+
+    /// Hands the record of a written object to the journal.
+    fn record_put<'a>(
+        &self,
+        put: Writing<'a>,
+        durability: Durability,
+    ) -> Result<Recorded<'a>, StoreError> {
+        let drive = put.record.head.drive;
+        let member = self.member(drive).ok_or(StoreError::Closed)?;
+        let waiter = (durability == Durability::Sync).then(Arc::<Waiter>::default);
+        let len = put.record.shape.payload_len();
+        let mut state = self.state.lock();
+        let mut item = Item {
+            record: Record::Put(put.record),
+            flush: put.drives,
+            make_live: Some(put.id),
+            release: SmallVec::new(),
+            waiter: waiter.clone(),
+        };
+        if waiter.is_none() {
+            item.make_live = None;
+            item.release.extend(state.make_live(put.id));
+        }
+        let waiting = member.journal.enqueue(item);
+        drop(state);
+        Ok(Recorded { drive, waiter, waiting, len, _key: put._key })
+    }
+
+    fn acknowledge(&self, put: Recorded<'_>) -> Result<PutOutcome, StoreError> {
+        match &put.waiter {
+            Some(waiter) => self.await_record(put.drive, waiter)?,
+            None if self.backlog(put.waiting) => self.write_journals(1 << put.drive)?,
+            None => {}
+        }
+        count(&self.counters.puts, 1);
+        count(&self.counters.put_bytes, put.len.into());
+        Ok(PutOutcome::Stored)
+    }
+}
+
+/// A put whose record is with the journal.
+struct Recorded<'a> {
+    drive: u8,
+    waiter: Option<Arc<Waiter>>,
+    waiting: usize,
+    len: u32,
+    _key: KeyGuard<'a>,
+}
+
+impl Writing<'_> {
+    /// Submits all writes: pieces first, so that the drive works while the checksums for the header
+    /// are computed.
+    fn submit(&mut self, from: &From<'_>, pin: bool) -> Result<(), StoreError> {
+        let shape = self.record.shape;
+        let mut grains = Vec::with_capacity(shape.grains() as usize);
+        let pieces = self.record.pieces.clone();
+        let mut payload_offset = 0;
+        for (index, piece) in pieces.into_iter().enumerate() {
+            let len = shape.piece_len(index);
+            self.write_run(from, piece, 0, payload_offset, len, &mut grains)?;
+            payload_offset += len;
+        }
+        let tail = shape.tail_len();
+        let header_bytes = shape.header_blocks(self.record.key.len()) * BLOCK_BYTES as u32;
+        // What of the tail goes with the header in one write; the rest goes ahead.
+        let first = tail.min(UNIT_BYTES);
+        let mut first_grains = Vec::new();
+        from.grains(payload_offset as usize, first as usize, &mut first_grains)?;
+        grains.append(&mut first_grains);
+        let head = self.record.head;
+        let rest = header_bytes + first;
+        self.write_run(from, head, rest, payload_offset + first, tail - first, &mut grains)?;
+        self.write_head(from, header_bytes, payload_offset, first, grains)?;
+        let mut state = self.pool.state.lock();
+        let filled = state.index.fill(self.id, &self.record);
+        if let Some(entry) = state.index.entry_mut(self.id) {
+            entry.pins = pin.into();
+        }
+        filled.map_err(|e| StoreError::invalid("object", "encodable places", e))
+    }
+
+    /// Writes `len` bytes of payload, unit by unit, at `at` bytes into a slot.
+    fn write_run(
+        &mut self,
+        from: &From<'_>,
+        slot: Location,
+        at: u32,
+        payload_offset: u32,
+        len: u32,
+        grains: &mut Vec<u32>,
+    ) -> Result<(), StoreError> {
+        let mut done = 0;
+        while done < len {
+            let take = (len - done).min(UNIT_BYTES);
+            let start = (payload_offset + done) as usize;
+            let staged = from.stage(&self.pool.staging, 0, start, take as usize)?;
+            count(&self.pool.counters.staged_bytes, staged.copied);
+            self.submit_write(slot, u64::from(at + done), staged.segments, staged.front)?;
+            from.grains(start, take as usize, grains)?;
+            done += take;
+        }
+        Ok(())
+    }
+
+    /// Writes the header, and with it the first `len` bytes of the tail.
+    fn write_head(
+        &mut self,
+        from: &From<'_>,
+        header_bytes: u32,
+        payload_offset: u32,
+        len: u32,
+        grains: Vec<u32>,
+    ) -> Result<(), StoreError> {
+        let header = ObjectHeader {
+            pool_uuid: self.pool.uuid,
+            generation: self.record.generation,
+            expiry: self.record.expiry,
+            shape: self.record.shape,
+            head: self.record.head,
+            pieces: self.record.pieces.clone(),
+            key: self.record.key.clone(),
+            grains,
+        };
+        let (bytes, root) =
+            header.encode().map_err(|e| StoreError::invalid("object", "an encodable header", e))?;
+        self.record.root = root;
+        let front = header_bytes as usize;
+        let staged =
+            from.stage(&self.pool.staging, front, payload_offset as usize, len as usize)?;
+        count(&self.pool.counters.staged_bytes, staged.copied);
+        if let Some(lease) = &staged.front {
+            lease.slice(0, front)?.write(0, &bytes)?;
+        }
+        self.submit_write(self.record.head, 0, staged.segments, staged.front)
+    }
+
+    fn submit_write(
+        &mut self,
+        slot: Location,
+        at: u64,
+        segments: Segments,
+        lease: Option<Lease>,
+    ) -> Result<(), StoreError> {
+        if self.in_flight.len() >= WINDOW {
+            self.finish_oldest()?;
+        }
+        let drive = self.pool.drive(slot.drive).ok_or(StoreError::Closed)?;
+        let len = segments.iter().map(|s| s.len() as u64).sum();
+        let extents = SmallVec::from_buf([Extent { offset: drive.offset(slot, at)?, len }]);
+        let deadline = self.pool.options.io_deadline;
+        let request = Request { op: Op::Write { fua: false }, extents, segments, deadline };
+        let ticket = drive.io.engine.submit(request).map_err(|e| noted(drive, e.into()))?;
+        self.in_flight.push_back((slot.drive, ticket, lease));
+        Ok(())
+    }
+
+    fn finish_oldest(&mut self) -> Result<(), StoreError> {
+        let Some((drive, ticket, _lease)) = self.in_flight.pop_front() else { return Ok(()) };
+        let drive = self.pool.drive(drive).ok_or(StoreError::Closed)?;
+        ticket.wait().map_err(|e| noted(drive, e.into()))
+    }
+
+    /// Waits for all writes.
+    fn finish_writes(mut self) -> Result<Self, StoreError> {
+        let mut result = Ok(());
+        while !self.in_flight.is_empty() {
+            let one = self.finish_oldest();
+            result = result.and(one);
+        }
+        match result {
+            Ok(()) => Ok(self),
+            Err(error) => {
+                self.abandon(&error);
+                Err(error)
+            }
+        }
+    }
+
+    /// Gives the space back, but only once nothing writes to it any more.
+    pub(crate) fn abandon(mut self, why: &StoreError) {
+        tracing::warn!(error = %why, "put given up");
+        while !self.in_flight.is_empty() {
+            // The first failure is the one reported.
+            let _ = self.finish_oldest();
+        }
+        count(&self.pool.counters.puts_failed, 1);
+        let mut state = self.pool.state.lock();
+        // The entry must name its places for them to be freed.
+        if state.index.fill(self.id, &self.record).is_ok() {
+            state.release_entry(self.id);
+        }
+    }
+}
+
+fn noted(drive: &Drive, error: StoreError) -> StoreError {
+    drive.note(&error);
+    error
+}

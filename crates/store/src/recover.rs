@@ -1,0 +1,552 @@
+//! Opening a pool: from superblocks, checkpoints and journals to an index.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use gcos_engine::{Engine, Request};
+use gcos_layout::media::{
+    BLOCK_BYTES, CHECKPOINT_PAGE_BYTES, CheckpointHeader, CheckpointPage, DriveState, JournalFrame,
+    MAX_FRAME_BLOCKS, PutRecord, Record, RemoveRecord, Superblock, Uuid, VERSION_MINOR,
+};
+use smallvec::SmallVec;
+
+use crate::alloc::Allocator;
+use crate::drive::{BlockIo, Drive, read_superblock, truncated};
+use crate::index::{Id, Index};
+use crate::journal::{Item, Journal, Start, Writer, start_of};
+use crate::pool::{Member, Pool};
+use crate::staging::Staging;
+use crate::state::{Space, State};
+use crate::{OpenOptions, RecoveryReport, StoreError, checkpoint};
+
+/// Checkpoint pages read at a time, in flight together.
+const READ_DEPTH: u32 = 16;
+/// Ring blocks read at a time.
+const RING_READ_BLOCKS: u64 = 256;
+
+/// A drive whose superblock has been read.
+struct Found {
+    io: BlockIo,
+    superblock: Superblock,
+}
+
+/// What was read from one drive's meta zone.
+#[derive(Default)]
+struct Loaded {
+    removes: Vec<RemoveRecord>,
+    records: u64,
+    hole: bool,
+    older_used: bool,
+}
+
+/// Opens the pool that these drives, in any order, belong to.
+pub(crate) fn open(
+    drives: Vec<Arc<dyn Engine>>,
+    options: OpenOptions,
+) -> Result<(Pool, RecoveryReport), StoreError> {
+    let begun = Instant::now();
+    options.check()?;
+    let first = drives.first().ok_or_else(|| StoreError::invalid("drives", "at least one", 0))?;
+    let staging = Staging::new(Arc::clone(first.dma()));
+    let mut report = RecoveryReport::default();
+    let found = find_members(drives, &staging, &options, &mut report)?;
+    let epoch = found.iter().flatten().map(|f| f.superblock.epoch).max().unwrap_or(0) + 1;
+    let uuid = found.iter().flatten().next().map_or([0; 16], |f| f.superblock.pool_uuid);
+
+    let mut index = Index::default();
+    let mut losers = Vec::new();
+    let mut removes = Vec::new();
+    let mut members = Vec::with_capacity(found.len());
+    for (number, found) in found.into_iter().enumerate() {
+        let number = u8::try_from(number).unwrap_or(u8::MAX);
+        let Some(found) = found else {
+            members.push(None);
+            continue;
+        };
+        let (member, loaded) = load(found, epoch, &mut index, &mut losers)?;
+        report.journal_records += loaded.records;
+        removes.extend(loaded.removes);
+        if loaded.hole {
+            report.journal_holes.push(number);
+        }
+        if loaded.older_used {
+            report.older_checkpoint_used.push(number);
+        }
+        members.push(Some(member));
+    }
+    // Removes come last, so that the order of the drives does not matter.
+    for remove in removes {
+        if let Some(id) = index.find(&remove.key)
+            && index.entry(id).is_some_and(|e| e.generation <= remove.generation)
+        {
+            index.doom(id);
+            index.free(id);
+        }
+    }
+    let state = settle(index, &members, &mut losers, &mut report);
+    report.objects = state.index.len() as u64;
+    let pool = Pool::new(uuid, members, state, staging, options, epoch);
+    for member in pool.present() {
+        member.drive.update_superblock(|superblock| {
+            superblock.epoch = epoch;
+            superblock.clean = false;
+            superblock.state = DriveState::Ready;
+        })?;
+    }
+    bury(&pool, losers)?;
+    report.micros = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
+    Ok((pool, report))
+}
+
+/// Reads all superblocks and puts the drives in the order of the pool.
+fn find_members(
+    drives: Vec<Arc<dyn Engine>>,
+    staging: &Arc<Staging>,
+    options: &OpenOptions,
+    report: &mut RecoveryReport,
+) -> Result<Vec<Option<Found>>, StoreError> {
+    let mut found: Vec<Found> = Vec::with_capacity(drives.len());
+    for engine in drives {
+        let staging = Arc::clone(staging);
+        let io = BlockIo { engine, staging, deadline: options.io_deadline };
+        let copies = read_superblock(&io)?;
+        report.superblock_copies_repaired += copies.disagreeing;
+        check_openable(&io, &copies.superblock)?;
+        found.push(Found { io, superblock: copies.superblock });
+    }
+    let unopenable = |io: &BlockIo, reason: String| StoreError::Unopenable {
+        drive: io.name().to_owned(),
+        reason,
+    };
+    let Some(Found { io: a, superblock: reference }) = found.first() else {
+        return Err(StoreError::invalid("drives", "at least one", 0));
+    };
+    for Found { io: b, superblock } in &found {
+        if superblock.pool_uuid != reference.pool_uuid {
+            return Err(StoreError::MixedPools {
+                a: a.name().to_owned(),
+                pool_a: uuid::Uuid::from_bytes(reference.pool_uuid).to_string(),
+                b: b.name().to_owned(),
+                pool_b: uuid::Uuid::from_bytes(superblock.pool_uuid).to_string(),
+            });
+        }
+        if superblock.members != reference.members {
+            let reason = "its list of the pool's drives differs from the others'".to_owned();
+            return Err(unopenable(b, reason));
+        }
+    }
+    if found.iter().all(|f| f.superblock.state == DriveState::Formatting) {
+        let reason = "formatting was cut short; format it again".to_owned();
+        return Err(unopenable(a, reason));
+    }
+    report.clean = found.iter().all(|f| f.superblock.clean);
+    let mut ordered: Vec<Option<Found>> = reference.members.iter().map(|_| None).collect();
+    for one in found {
+        let index = usize::from(one.superblock.drive_index);
+        match ordered.get_mut(index) {
+            Some(place @ None) => *place = Some(one),
+            _ => return Err(unopenable(&one.io, format!("it is drive {index}, given twice"))),
+        }
+    }
+    for (index, _) in ordered.iter().enumerate().filter(|(_, f)| f.is_none()) {
+        report.missing_drives.push(u8::try_from(index).unwrap_or(u8::MAX));
+    }
+    if !report.missing_drives.is_empty() {
+        let present = ordered.iter().flatten().next().map(|f| f.io.name().to_owned());
+        let reason = format!("drives {:?} of the pool are missing", report.missing_drives);
+        if !options.allow_missing {
+            return Err(StoreError::Unopenable { drive: present.unwrap_or_default(), reason });
+        }
+        tracing::warn!(reason, "pool opened without some drives: their objects are misses");
+    }
+    Ok(ordered)
+}
+
+fn check_openable(io: &BlockIo, superblock: &Superblock) -> Result<(), StoreError> {
+    let geometry = io.engine.geometry();
+    let unopenable =
+        |reason: String| Err(StoreError::Unopenable { drive: io.name().to_owned(), reason });
+    if superblock.version.1 > VERSION_MINOR {
+        return unopenable(format!(
+            "its format version {}.{} may be read but not written by this build; use a newer one",
+            superblock.version.0, superblock.version.1
+        ));
+    }
+    if superblock.zones.capacity > geometry.capacity {
+        return Err(truncated(io, superblock.zones.capacity));
+    }
+    Ok(())
+}
+
+/// Reads one drive's metadata into the index. Objects that lose to a newer one of their key on another
+/// drive go to `losers`.
+fn load(
+    found: Found,
+    epoch: u64,
+    index: &mut Index,
+    losers: &mut Vec<(u8, RemoveRecord)>,
+) -> Result<(Member, Loaded), StoreError> {
+    let drive_uuid = found.superblock.drive_uuid();
+    let drive = Drive::new(found.io, found.superblock);
+    let ring = drive.zones.journal_blocks();
+    let origin = Start { sequence: 1, position: ring, previous: 0 };
+    let mut loaded = Loaded::default();
+
+    let headers = read_headers(&drive, &drive_uuid)?;
+    let mut number = 0;
+    let mut newest = origin;
+    let mut older = origin;
+    for (position, header) in headers.iter().enumerate() {
+        if !load_checkpoint(&drive, header, index, losers)? {
+            loaded.older_used = true;
+            continue;
+        }
+        number = header.number;
+        newest = start_of(header, ring);
+        older = match headers.get(position + 1) {
+            Some(before) => behind(newest, start_of(before, ring), ring),
+            None => newest,
+        };
+        break;
+    }
+    if number == 0 && !headers.is_empty() {
+        return Err(StoreError::Unopenable {
+            drive: drive.io.name().to_owned(),
+            reason: "no checkpoint is readable; run `gcos fsck --repair`".to_owned(),
+        });
+    }
+    let next = replay(&drive, &drive_uuid, newest, index, losers, &mut loaded)?;
+    let writer = Writer::new(&drive.zones, next, newest, older, number);
+    let journal = Journal::new(writer, drive_uuid, epoch, &drive.zones);
+    Ok((Member::new(drive, journal), loaded))
+}
+
+/// The older start, counted on the same scale as the newer one.
+fn behind(newest: Start, older: Start, ring: u64) -> Start {
+    let distance = match older.sequence == newest.sequence {
+        true => 0,
+        false => match (newest.position + ring - older.position) % ring {
+            0 => ring,
+            distance => distance,
+        },
+    };
+    Start { position: newest.position - distance, ..older }
+}
+
+/// The checkpoint headers that are valid, the highest number first.
+fn read_headers(drive: &Drive, uuid: &Uuid) -> Result<Vec<CheckpointHeader>, StoreError> {
+    let mut headers = Vec::new();
+    for area in 0..2 {
+        let block = drive.io.read(drive.zones.checkpoint_offset(area), BLOCK_BYTES)?;
+        match CheckpointHeader::decode(&block, uuid) {
+            Ok(header) if header.number % 2 == area => headers.push(header),
+            Ok(header) => {
+                tracing::warn!(
+                    drive = drive.io.name(),
+                    number = header.number,
+                    "misplaced checkpoint"
+                );
+            }
+            Err(error) => tracing::debug!(drive = drive.io.name(), area, %error, "no checkpoint"),
+        }
+    }
+    headers.sort_by_key(|header| std::cmp::Reverse(header.number));
+    Ok(headers)
+}
+
+/// Adds a checkpoint's objects to the index. `false`, and nothing added, when it does not verify.
+fn load_checkpoint(
+    drive: &Drive,
+    header: &CheckpointHeader,
+    index: &mut Index,
+    losers: &mut Vec<(u8, RemoveRecord)>,
+) -> Result<bool, StoreError> {
+    let area = drive.zones.checkpoint_offset(header.number) + BLOCK_BYTES as u64;
+    let room = (drive.zones.checkpoint_bytes - BLOCK_BYTES as u64) / CHECKPOINT_PAGE_BYTES as u64;
+    if u64::from(header.pages) > room {
+        return Ok(false);
+    }
+    // Two passes over the pages would cost twice the reading; instead the records of all pages are
+    // kept until the last one has verified.
+    let mut pages = Vec::with_capacity(header.pages as usize);
+    let mut first = 0;
+    while first < header.pages {
+        let count = READ_DEPTH.min(header.pages - first);
+        let mut reads = Vec::with_capacity(count as usize);
+        for page in first..first + count {
+            let lease = drive.io.staging.take(CHECKPOINT_PAGE_BYTES)?;
+            let slice = lease.slice(0, CHECKPOINT_PAGE_BYTES)?;
+            let at = area + u64::from(page) * CHECKPOINT_PAGE_BYTES as u64;
+            let read = Request::read(at, slice.clone(), drive.io.deadline);
+            reads.push((page, drive.io.engine.submit(read)?, slice, lease));
+        }
+        let mut bytes = vec![0; CHECKPOINT_PAGE_BYTES];
+        for (page, ticket, slice, _lease) in reads {
+            ticket.wait()?;
+            slice.read(0, &mut bytes)?;
+            match CheckpointPage::decode(&bytes, header.number, page) {
+                Ok(page) => pages.push(page),
+                Err(error) => {
+                    tracing::error!(drive = drive.io.name(), page, %error, "checkpoint damaged");
+                    return Ok(false);
+                }
+            }
+        }
+        first += count;
+    }
+    let sum = CheckpointHeader::sum_pages(pages.iter().map(|page| page.checksum));
+    let records: u64 = pages.iter().map(|page| page.records.len() as u64).sum();
+    if sum != header.pages_checksum || records != header.records {
+        tracing::error!(drive = drive.io.name(), "checkpoint pages do not belong together");
+        return Ok(false);
+    }
+    index.reserve(usize::try_from(records).unwrap_or(0));
+    for page in pages {
+        for record in &page.records {
+            admit(record, index, losers);
+        }
+    }
+    Ok(true)
+}
+
+/// Enters an object, unless a newer one of its key is there.
+fn admit(record: &PutRecord, index: &mut Index, losers: &mut Vec<(u8, RemoveRecord)>) {
+    let mut lose = |drive: u8, generation| {
+        losers.push((drive, RemoveRecord { key: record.key.clone(), generation }));
+    };
+    if let Some(old) = index.find(&record.key) {
+        let Some(entry) = index.entry(old) else { return };
+        let (generation, drive) = (entry.generation, entry.head().drive);
+        if generation >= record.generation {
+            // The same record twice (checkpoint and journal) is the usual case.
+            if generation > record.generation && drive != record.head.drive {
+                lose(record.head.drive, record.generation);
+            }
+            return;
+        }
+        if drive != record.head.drive {
+            lose(drive, generation);
+        }
+        index.doom(old);
+        index.free(old);
+    }
+    let id = index.add();
+    match index.fill(id, record) {
+        Ok(()) => index.make_live(id),
+        Err(error) => {
+            tracing::error!(%error, "unusable record skipped");
+            index.free(id);
+        }
+    }
+}
+
+/// Applies the journal from `start` on and tells where the next frame goes.
+fn replay(
+    drive: &Drive,
+    uuid: &Uuid,
+    start: Start,
+    index: &mut Index,
+    losers: &mut Vec<(u8, RemoveRecord)>,
+    loaded: &mut Loaded,
+) -> Result<Start, StoreError> {
+    let mut ring = Ring { drive, cached: Vec::new(), first: 0 };
+    let blocks = drive.zones.journal_blocks();
+    let mut next = start;
+    let mut epoch = 0;
+    while next.position < start.position + blocks {
+        let Some((frame, position)) = ring.expected(uuid, &next, epoch)? else { break };
+        for record in frame.records {
+            loaded.records += 1;
+            match record {
+                Record::Put(put) => admit(&put, index, losers),
+                Record::Remove(remove) => loaded.removes.push(remove),
+            }
+        }
+        epoch = frame.epoch;
+        next = Start {
+            sequence: next.sequence + 1,
+            position: position + frame.blocks as u64,
+            previous: frame.checksum,
+        };
+    }
+    if !drive.superblock.lock().clean {
+        loaded.hole = ring.erase_later(uuid, next.sequence)?;
+    }
+    if loaded.hole {
+        tracing::error!(
+            drive = drive.io.name(),
+            sequence = next.sequence,
+            "journal damaged: records from here on are lost, their objects are misses"
+        );
+    }
+    Ok(next)
+}
+
+/// The journal ring of a drive, read ahead.
+struct Ring<'a> {
+    drive: &'a Drive,
+    cached: Vec<u8>,
+    /// Ring block of the first cached byte.
+    first: u64,
+}
+
+impl Ring<'_> {
+    /// The bytes from ring block `block` on: a whole frame's worth, less at the end of the ring.
+    fn bytes_at(&mut self, block: u64) -> Result<&[u8], StoreError> {
+        let blocks = self.drive.zones.journal_blocks();
+        let need = (MAX_FRAME_BLOCKS as u64).min(blocks - block);
+        let cached = (self.cached.len() / BLOCK_BYTES) as u64;
+        if block < self.first || block + need > self.first + cached {
+            let take = RING_READ_BLOCKS.min(blocks - block);
+            let at = self.drive.zones.journal_offset() + block * BLOCK_BYTES as u64;
+            let len = usize::try_from(take).unwrap_or(0) * BLOCK_BYTES;
+            self.cached = self.drive.io.read(at, len)?;
+            self.first = block;
+        }
+        let from = usize::try_from(block - self.first).unwrap_or(0) * BLOCK_BYTES;
+        Ok(self.cached.get(from..).unwrap_or_default())
+    }
+
+    /// The frame that continues the journal at `next`, and its position.
+    fn expected(
+        &mut self,
+        uuid: &Uuid,
+        next: &Start,
+        epoch: u64,
+    ) -> Result<Option<(JournalFrame, u64)>, StoreError> {
+        let blocks = self.drive.zones.journal_blocks();
+        let block = next.position % blocks;
+        let wrap = (block + MAX_FRAME_BLOCKS as u64 > blocks && block > 0)
+            .then(|| next.position + blocks - block);
+        for position in std::iter::once(next.position).chain(wrap) {
+            let bytes = self.bytes_at(position % blocks)?;
+            if let Ok(frame) = JournalFrame::decode(bytes, uuid)
+                && frame.sequence == next.sequence
+                && frame.previous == next.previous
+                && frame.epoch >= epoch
+            {
+                return Ok(Some((frame, position)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Erases valid frames with a higher sequence than `sequence`, so that they are not taken for a
+    /// hole again. Whether there were any.
+    fn erase_later(&mut self, uuid: &Uuid, sequence: u64) -> Result<bool, StoreError> {
+        let mut found = false;
+        for block in 0..self.drive.zones.journal_blocks() {
+            let bytes = self.bytes_at(block)?;
+            if JournalFrame::decode(bytes, uuid).is_ok_and(|frame| frame.sequence > sequence) {
+                let at = self.drive.zones.journal_offset() + block * BLOCK_BYTES as u64;
+                self.drive.io.write(at, &[0; BLOCK_BYTES], true)?;
+                found = true;
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// Gives every object its space. Of objects that overlap the newest stays.
+fn settle(
+    mut index: Index,
+    members: &[Option<Member>],
+    losers: &mut Vec<(u8, RemoveRecord)>,
+    report: &mut RecoveryReport,
+) -> State {
+    let spaces = members.iter().map(|member| {
+        let zones = &member.as_ref()?.drive.zones;
+        Some(Space {
+            alloc: Allocator::new(zones.data_chunks(), zones.chunk_blocks()),
+            meta_used: 0,
+            // Objects that come and go while a checkpoint is written may both be in it.
+            meta_capacity: checkpoint::record_capacity(zones) / 8 * 7,
+        })
+    });
+    let mut state = State { spaces: spaces.collect(), ..State::default() };
+    let mut order: Vec<(u64, Id)> = index.live().map(|(id, e)| (e.generation, id)).collect();
+    // Newest first: whoever is in the way of an object is newer than it.
+    order.sort_unstable_by_key(|&(generation, _)| std::cmp::Reverse(generation));
+    let mut kept = Vec::with_capacity(order.len());
+    for (_, id) in order {
+        match claim(&mut state.spaces, &index, id) {
+            Ok(()) => kept.push(id),
+            Err(()) => {
+                report.overlapping_dropped += 1;
+                if let Some(entry) = index.entry(id) {
+                    let key = entry.key().to_vec();
+                    tracing::warn!(key = %key.escape_ascii(), "object dropped: its space is taken");
+                    let generation = entry.generation;
+                    losers.push((entry.head().drive, RemoveRecord { key, generation }));
+                }
+                index.doom(id);
+                index.free(id);
+            }
+        }
+    }
+    for space in state.spaces.iter_mut().flatten() {
+        space.alloc.settle();
+    }
+    for &id in kept.iter().rev() {
+        index.touch(id);
+        state.payload_bytes += index.entry(id).map_or(0, |e| u64::from(e.payload_len()));
+    }
+    state.index = index;
+    state
+}
+
+/// Takes the slots of an object on the drives that are present; all or none.
+fn claim(spaces: &mut [Option<Space>], index: &Index, id: Id) -> Result<(), ()> {
+    let entry = index.entry(id).ok_or(())?;
+    let shape = entry.shape().map_err(|_| ())?;
+    let key_len = entry.key().len();
+    let head = (entry.head(), shape.head_blocks(key_len));
+    let pieces = entry.pieces().enumerate().map(|(i, place)| (place, shape.piece_blocks(i)));
+    let mut done: SmallVec<[_; 8]> = SmallVec::new();
+    for (place, blocks) in pieces.chain([head]) {
+        let Some(space) = spaces.get_mut(usize::from(place.drive)).map(Option::as_mut) else {
+            release(spaces, &done);
+            return Err(());
+        };
+        // A drive that is missing keeps its part of the object to itself.
+        let Some(space) = space else { continue };
+        let claimed = match space.alloc.class(blocks) {
+            Some(class) => space.alloc.claim(place.chunk, place.block, class, id).is_ok(),
+            None => false,
+        };
+        if !claimed {
+            release(spaces, &done);
+            return Err(());
+        }
+        done.push(place);
+    }
+    if let Some(Some(space)) = spaces.get_mut(usize::from(entry.head().drive)) {
+        space.meta_used += Record::put_len(key_len, shape.pieces()) as u64;
+    }
+    Ok(())
+}
+
+fn release(spaces: &mut [Option<Space>], places: &[gcos_layout::media::Location]) {
+    for place in places {
+        if let Some(Some(space)) = spaces.get_mut(usize::from(place.drive)) {
+            space.alloc.give(place.chunk, place.block);
+        }
+    }
+}
+
+/// Records that objects which lost are gone, so that they do not come back when the winner is removed.
+fn bury(pool: &Pool, losers: Vec<(u8, RemoveRecord)>) -> Result<(), StoreError> {
+    let mut drives = 0;
+    for (drive, record) in losers {
+        let Some(member) = pool.member(drive) else { continue };
+        member.journal.enqueue(Item {
+            record: Record::Remove(record),
+            flush: 0,
+            make_live: None,
+            release: SmallVec::new(),
+            waiter: None,
+        });
+        drives |= 1 << drive;
+    }
+    pool.write_journals(drives)
+}

@@ -1,0 +1,484 @@
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use gcos_engine::Engine;
+use gcos_hw::DmaBuffer;
+use gcos_layout::media::BLOCK_BYTES;
+use parking_lot::Mutex;
+
+use crate::get::{self, Range, Reading, info_of};
+use crate::index::Id;
+use crate::journal::Waiter;
+use crate::maintain::{Maintainer, Sweep};
+use crate::pool::{Pool, count, now_seconds};
+use crate::put::{Begun, Writing, check_key};
+use crate::state::State;
+use crate::{
+    Durability, Lookup, MissReason, ObjectInfo, OpenOptions, PoolInfo, PutOptions, PutOutcome,
+    RecoveryReport, Sink, Source, Stats, StoreError, format, recover,
+};
+
+/// Payload bytes that `put_many` and `get_many` keep under way at a time.
+const BATCH_BYTES: u64 = 64 << 20;
+/// Objects that they keep under way at a time.
+const BATCH_OBJECTS: usize = 256;
+
+/// An open pool. All methods may be called from many threads at once.
+///
+/// Dropping a store without [`Store::close`] is like a crash: nothing more is written, relaxed
+/// operations of the last moments are lost, and the next open recovers.
+#[derive(Debug)]
+pub struct Store {
+    pool: Arc<Pool>,
+    recovery: RecoveryReport,
+    sweep: Mutex<Sweep>,
+    maintainer: Option<Maintainer>,
+}
+
+impl Store {
+    /// Opens the pool that the drives, given in any order, belong to, and recovers it.
+    ///
+    /// # Errors
+    /// [`StoreError::NotAPool`], [`StoreError::MixedPools`], [`StoreError::Unopenable`] with what to
+    /// do; I/O errors.
+    pub fn open(drives: Vec<Arc<dyn Engine>>, options: OpenOptions) -> Result<Self, StoreError> {
+        let background = options.background;
+        let (pool, recovery) = recover::open(drives, options)?;
+        let pool = Arc::new(pool);
+        let maintainer = match background {
+            true => Some(
+                Maintainer::start(Arc::clone(&pool))
+                    .map_err(|e| StoreError::invalid("threads", "one more for maintenance", e))?,
+            ),
+            false => None,
+        };
+        Ok(Self { pool, recovery, sweep: Mutex::default(), maintainer })
+    }
+
+    /// What opening found.
+    #[must_use]
+    pub fn recovery(&self) -> &RecoveryReport {
+        &self.recovery
+    }
+
+    /// Identity and size of the pool.
+    #[must_use]
+    pub fn pool(&self) -> PoolInfo {
+        let superblocks: Vec<_> =
+            self.pool.present().map(|m| m.drive.superblock.lock().clone()).collect();
+        format::pool_info(superblocks.iter())
+    }
+
+    /// Memory that the drives reach themselves: puts from it and gets into it move no byte twice.
+    ///
+    /// # Errors
+    /// [`StoreError::Memory`] when it cannot be had.
+    pub fn buffer(&self, len: usize) -> Result<DmaBuffer, StoreError> {
+        match self.pool.present().next() {
+            Some(member) => Ok(member.drive.io.engine.dma().alloc(len)?),
+            None => Err(StoreError::Closed),
+        }
+    }
+
+    /// Stores an object: key of 0 to 1,024 bytes, payload of 1 byte to 1 GiB. Evicts least recently
+    /// used objects if it must.
+    ///
+    /// # Errors
+    /// [`StoreError::Invalid`] for sizes, [`StoreError::Full`] when nothing can be evicted, I/O errors.
+    /// Nothing of the object is visible then.
+    pub fn put<'a>(
+        &self,
+        key: &[u8],
+        source: impl Into<Source<'a>>,
+        options: &PutOptions,
+    ) -> Result<PutOutcome, StoreError> {
+        let source = source.into();
+        loop {
+            match self.pool.begin_put(key, &source, options)? {
+                Begun::Kept => return Ok(PutOutcome::Kept),
+                Begun::Busy => self.pool.await_key(key)?,
+                Begun::Writing(put) => {
+                    let mut results = self.pool.commit_puts(vec![Ok(put)], options.durability);
+                    return results.pop().unwrap_or(Err(StoreError::Closed));
+                }
+            }
+        }
+    }
+
+    /// Stores several objects with their I/O overlapping and their records in common frames. One result
+    /// for each, in order; each is as of [`Store::put`] by itself.
+    pub fn put_many(
+        &self,
+        items: &[(&[u8], Source<'_>)],
+        options: &PutOptions,
+    ) -> Vec<Result<PutOutcome, StoreError>> {
+        let mut results: Vec<Option<Result<PutOutcome, StoreError>>> =
+            items.iter().map(|_| None).collect();
+        let mut batch: Vec<(usize, Writing<'_>)> = Vec::new();
+        let mut bytes = 0;
+        for (at, (key, source)) in items.iter().enumerate() {
+            let outcome = loop {
+                match self.pool.begin_put(key, source, options) {
+                    Ok(Begun::Writing(put)) => {
+                        bytes += source.len();
+                        batch.push((at, put));
+                        break None;
+                    }
+                    Ok(Begun::Kept) => break Some(Ok(PutOutcome::Kept)),
+                    // Never wait for others while they may wait for what this batch holds.
+                    Ok(Begun::Busy) | Err(StoreError::Full { .. }) if !batch.is_empty() => {
+                        self.commit_batch(&mut batch, &mut results, options.durability);
+                        bytes = 0;
+                    }
+                    Ok(Begun::Busy) => {
+                        if let Err(error) = self.pool.await_key(key) {
+                            break Some(Err(error));
+                        }
+                    }
+                    Err(error) => break Some(Err(error)),
+                }
+            };
+            if let (Some(place), Some(outcome)) = (results.get_mut(at), outcome) {
+                *place = Some(outcome);
+            }
+            if bytes >= BATCH_BYTES || batch.len() >= BATCH_OBJECTS {
+                self.commit_batch(&mut batch, &mut results, options.durability);
+                bytes = 0;
+            }
+        }
+        self.commit_batch(&mut batch, &mut results, options.durability);
+        results.into_iter().map(|result| result.unwrap_or(Err(StoreError::Closed))).collect()
+    }
+
+    fn commit_batch(
+        &self,
+        batch: &mut Vec<(usize, Writing<'_>)>,
+        results: &mut [Option<Result<PutOutcome, StoreError>>],
+        durability: Durability,
+    ) {
+        let (places, puts): (Vec<_>, Vec<_>) =
+            batch.drain(..).map(|(at, put)| (at, Ok(put))).unzip();
+        for (at, result) in places.into_iter().zip(self.pool.commit_puts(puts, durability)) {
+            if let Some(place) = results.get_mut(at) {
+                *place = Some(result);
+            }
+        }
+    }
+
+    /// Reads an object into memory of exactly its length (ask [`Store::info`]).
+    ///
+    /// # Errors
+    /// [`StoreError::WrongSize`] for memory of another length, [`StoreError::Invalid`] for a key that is
+    /// too long. Everything else that goes wrong is a miss.
+    pub fn get<'a>(&self, key: &[u8], sink: impl Into<Sink<'a>>) -> Result<Lookup, StoreError> {
+        self.read(key, Range::Whole, sink.into())
+    }
+
+    /// Reads part of an object, for example one layer: as many bytes as the memory holds, from `offset`
+    /// on. Only the grains (64 KiB) that it touches are read and verified.
+    ///
+    /// # Errors
+    /// As [`Store::get`]; [`StoreError::WrongSize`] when the range is not inside the object.
+    pub fn get_range<'a>(
+        &self,
+        key: &[u8],
+        offset: u32,
+        sink: impl Into<Sink<'a>>,
+    ) -> Result<Lookup, StoreError> {
+        self.read(key, Range::From(offset), sink.into())
+    }
+
+    fn read(&self, key: &[u8], range: Range, sink: Sink<'_>) -> Result<Lookup, StoreError> {
+        match self.pool.begin_get(key, range, sink)? {
+            get::Begun::Miss(reason) => {
+                count(&self.pool.counters.misses, 1);
+                Ok(Lookup::Miss(reason))
+            }
+            get::Begun::Reading(reading) => self.conclude(*reading),
+        }
+    }
+
+    fn conclude(&self, reading: Reading<'_>) -> Result<Lookup, StoreError> {
+        let lookup = self.pool.conclude(reading, true)?;
+        if !lookup.is_hit() {
+            count(&self.pool.counters.misses, 1);
+        }
+        Ok(lookup)
+    }
+
+    /// Reads several objects with their I/O overlapping. One result for each, in order; each is as of
+    /// [`Store::get`] by itself.
+    pub fn get_many(&self, items: Vec<(&[u8], Sink<'_>)>) -> Vec<Result<Lookup, StoreError>> {
+        let mut results = Vec::with_capacity(items.len());
+        let mut under_way = std::collections::VecDeque::new();
+        let mut bytes = 0;
+        let finish = |(len, begun): (u64, Result<get::Begun<'_>, StoreError>), bytes: &mut u64| {
+            *bytes -= len;
+            match begun? {
+                get::Begun::Miss(reason) => {
+                    count(&self.pool.counters.misses, 1);
+                    Ok(Lookup::Miss(reason))
+                }
+                get::Begun::Reading(reading) => self.conclude(*reading),
+            }
+        };
+        for (key, sink) in items {
+            let len = sink.len();
+            while bytes + len > BATCH_BYTES || under_way.len() >= BATCH_OBJECTS {
+                let Some(oldest) = under_way.pop_front() else { break };
+                results.push(finish(oldest, &mut bytes));
+            }
+            bytes += len;
+            under_way.push_back((len, self.pool.begin_get(key, Range::Whole, sink)));
+        }
+        for one in under_way {
+            results.push(finish(one, &mut bytes));
+        }
+        results
+    }
+
+    /// Reads an object into new memory.
+    ///
+    /// # Errors
+    /// [`StoreError::Invalid`] for a key that is too long. The inner error is the reason of a miss.
+    pub fn get_vec(&self, key: &[u8]) -> Result<Result<Vec<u8>, MissReason>, StoreError> {
+        loop {
+            let Some(info) = self.info(key) else {
+                count(&self.pool.counters.misses, 1);
+                return Ok(Err(MissReason::Absent));
+            };
+            let mut bytes = vec![0; info.len as usize];
+            return match self.get(key, bytes.as_mut_slice()) {
+                Ok(Lookup::Hit(_)) => Ok(Ok(bytes)),
+                Ok(Lookup::Miss(reason)) => Ok(Err(reason)),
+                // Replaced by an object of another length since its length was asked for.
+                Err(StoreError::WrongSize { .. }) => continue,
+                Err(error) => Err(error),
+            };
+        }
+    }
+
+    fn with_live<R>(&self, key: &[u8], f: impl FnOnce(&mut State, Id) -> R) -> Option<R> {
+        let mut state = self.pool.state.lock();
+        let id = state.index.find(key)?;
+        if state.index.entry(id)?.expired(now_seconds()) {
+            return None;
+        }
+        Some(f(&mut state, id))
+    }
+
+    /// What is known of an object.
+    #[must_use]
+    pub fn info(&self, key: &[u8]) -> Option<ObjectInfo> {
+        self.with_live(key, |state, id| state.index.entry(id).map(info_of))?
+    }
+
+    /// Whether an object is there. A get may still miss, if a drive fails or the object is damaged.
+    #[must_use]
+    pub fn contains(&self, key: &[u8]) -> bool {
+        self.with_live(key, |_, _| ()).is_some()
+    }
+
+    /// How many keys from the start of the list are there without a gap: the longest cached prefix of
+    /// a chain of blocks. One lock for the whole list.
+    #[must_use]
+    pub fn prefix(&self, keys: &[&[u8]]) -> usize {
+        let now = now_seconds();
+        let state = self.pool.state.lock();
+        let there = |key: &&&[u8]| {
+            let entry = state.index.find(key).and_then(|id| state.index.entry(id));
+            entry.is_some_and(|entry| !entry.expired(now))
+        };
+        keys.iter().take_while(there).count()
+    }
+
+    /// Protects an object from eviction until as many [`Store::unpin`] calls. Pins do not survive the
+    /// store. `false` when there is no such object or it has 65,535 pins.
+    pub fn pin(&self, key: &[u8]) -> bool {
+        let pin = |state: &mut State, id| {
+            let pins = state.index.entry(id).map_or(u16::MAX, |entry| entry.pins);
+            if pins == 0 {
+                state.index.leave_order(id);
+                state.pinned += 1;
+            }
+            match state.index.entry_mut(id) {
+                Some(entry) if pins < u16::MAX => {
+                    entry.pins += 1;
+                    true
+                }
+                _ => false,
+            }
+        };
+        self.with_live(key, pin).unwrap_or(false)
+    }
+
+    /// Takes one pin back. `false` when there is no such object or it is not pinned.
+    pub fn unpin(&self, key: &[u8]) -> bool {
+        let unpin = |state: &mut State, id| {
+            let Some(entry) = state.index.entry_mut(id).filter(|entry| entry.pins > 0) else {
+                return false;
+            };
+            entry.pins -= 1;
+            if entry.pins == 0 {
+                state.pinned -= 1;
+                state.index.enter_order(id);
+            }
+            true
+        };
+        self.with_live(key, unpin).unwrap_or(false)
+    }
+
+    /// Marks an object as just used. `false` when there is none.
+    pub fn touch(&self, key: &[u8]) -> bool {
+        self.with_live(key, |state, id| state.index.touch(id)).is_some()
+    }
+
+    /// Removes an object, pinned or not. Reads under way still end with its bytes. `false` when there is
+    /// none.
+    ///
+    /// # Errors
+    /// With [`Durability::Sync`]: when the removal could not be made durable. The object is invisible
+    /// all the same, but may be back after a crash.
+    pub fn remove(&self, key: &[u8], durability: Durability) -> Result<bool, StoreError> {
+        self.pool.check_open()?;
+        check_key(key)?;
+        let mut state = self.pool.state.lock();
+        let Some(id) = state.index.find(key) else { return Ok(false) };
+        let Some(mut removal) = state.remove(id) else { return Ok(false) };
+        let drive = removal.drive;
+        let waiter = (durability == Durability::Sync).then(Arc::<Waiter>::default);
+        removal.item.waiter.clone_from(&waiter);
+        self.pool.enqueue([removal]);
+        drop(state);
+        count(&self.pool.counters.removed, 1);
+        if let Some(waiter) = waiter {
+            self.pool.await_record(drive, &waiter)?;
+        }
+        Ok(true)
+    }
+
+    /// Objects whose keys start with `prefix`, in key order, after the key `after`, at most `limit`.
+    /// Looks at every object: for people and tools, not for serving.
+    #[must_use]
+    pub fn list(
+        &self,
+        prefix: &[u8],
+        after: Option<&[u8]>,
+        limit: usize,
+    ) -> Vec<(Vec<u8>, ObjectInfo)> {
+        let now = now_seconds();
+        let state = self.pool.state.lock();
+        let mut found: Vec<(&[u8], Id)> = state
+            .index
+            .live()
+            .filter(|(_, entry)| !entry.expired(now) && entry.key().starts_with(prefix))
+            .filter(|(_, entry)| after.is_none_or(|after| entry.key() > after))
+            .map(|(id, entry)| (entry.key(), id))
+            .collect();
+        if limit < found.len() {
+            found.select_nth_unstable(limit);
+            found.truncate(limit);
+        }
+        found.sort_unstable();
+        let info = |(key, id): (&[u8], Id)| Some((key.to_vec(), info_of(state.index.entry(id)?)));
+        found.into_iter().filter_map(info).collect()
+    }
+
+    /// Counters and gauges.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        let pool = &self.pool;
+        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let c = &pool.counters;
+        let online = pool.present().filter(|m| m.drive.online()).count();
+        let state = pool.state.lock();
+        let (used, all) = state.blocks();
+        let spaces = || state.spaces.iter().flatten();
+        Stats {
+            objects: state.index.len() as u64,
+            payload_bytes: state.payload_bytes,
+            used_bytes: used * BLOCK_BYTES as u64,
+            capacity_bytes: all * BLOCK_BYTES as u64,
+            meta_used_bytes: spaces().map(|s| s.meta_used).sum(),
+            meta_capacity_bytes: spaces().map(|s| s.meta_capacity).sum(),
+            pinned: state.pinned,
+            index_bytes: state.index.memory_bytes() as u64,
+            key_bytes: state.index.key_bytes() as u64,
+            puts: get(&c.puts),
+            puts_kept: get(&c.puts_kept),
+            puts_failed: get(&c.puts_failed),
+            put_bytes: get(&c.put_bytes),
+            hits: get(&c.hits),
+            misses: get(&c.misses),
+            misses_damaged: get(&c.misses_damaged),
+            misses_io: get(&c.misses_io),
+            get_bytes: get(&c.get_bytes),
+            removed: get(&c.removed),
+            evicted: get(&c.evicted),
+            evicted_bytes: get(&c.evicted_bytes),
+            expired: get(&c.expired),
+            journal_frames: get(&c.journal_frames),
+            journal_records: get(&c.journal_records),
+            checkpoints: get(&c.checkpoints),
+            chunks_deallocated: get(&c.chunks_deallocated),
+            staged_bytes: get(&c.staged_bytes),
+            drives_online: online as u64,
+            drives_lost: (pool.members.len() - online) as u64,
+        }
+    }
+
+    /// Makes everything acknowledged so far durable.
+    ///
+    /// # Errors
+    /// When a drive could not confirm it.
+    pub fn flush(&self) -> Result<(), StoreError> {
+        self.pool.check_open()?;
+        self.pool.write_journals(self.pool.writable())
+    }
+
+    /// Writes a checkpoint of every drive, so that the next open has little to replay.
+    ///
+    /// # Errors
+    /// When a drive could not be written; what is there stays valid.
+    pub fn checkpoint(&self) -> Result<(), StoreError> {
+        self.flush()?;
+        for member in self.pool.present().filter(|m| m.drive.online()) {
+            self.pool.checkpoint(member)?;
+        }
+        Ok(())
+    }
+
+    /// One pass of what the maintenance thread does (see [`OpenOptions::background`]).
+    ///
+    /// # Errors
+    /// The first thing that failed; the rest is tried in the next pass.
+    pub fn maintain(&self) -> Result<(), StoreError> {
+        self.pool.check_open()?;
+        self.pool.maintain(&mut self.sweep.lock())
+    }
+
+    /// Ends use of the pool in order: everything is made durable, checkpoints are written, the pool is
+    /// marked as closed in order and the drives are shut down.
+    ///
+    /// # Errors
+    /// The first thing that failed. Nothing acknowledged is lost by it, the next open recovers.
+    pub fn close(mut self) -> Result<(), StoreError> {
+        if let Some(maintainer) = &mut self.maintainer {
+            maintainer.stop();
+        }
+        let written = self.checkpoint();
+        self.pool.closed.store(true, Ordering::Release);
+        let mut result = written;
+        for member in self.pool.present() {
+            if !member.drive.online() {
+                result = result.and(Err(member.drive.failed("it could not be closed in order")));
+            } else if result.is_ok() {
+                result = member.drive.update_superblock(|superblock| superblock.clean = true);
+            }
+            let deadline = self.pool.options.io_deadline;
+            let down = member.drive.io.engine.shutdown(deadline).map_err(StoreError::from);
+            result = result.and(down);
+        }
+        result
+    }
+}
