@@ -179,25 +179,29 @@ impl<'d, 'a> Ring<'d, 'a> {
     }
 
     /// The block where what looks like the next frame stands, torn or damaged: two of magic number,
-    /// drive and sequence are right, and the whole is not a frame.
-    pub(crate) fn torn_at(&mut self, place: &Place) -> Option<u64> {
+    /// drive and sequence are right, and the whole is not a frame. Also the epoch that it states.
+    pub(crate) fn torn_at(&mut self, place: &Place) -> Option<(u64, u64)> {
         let places = if self.blocks() - place.block.min(self.blocks()) < LONGEST {
             [place.block, 0]
         } else {
             [place.block; 2]
         };
-        places.into_iter().find(|&block| block < self.blocks() && self.is_torn(block, place))
+        places.into_iter().find_map(|block| Some((block, self.torn_epoch(block, place)?)))
     }
 
-    fn is_torn(&mut self, block: u64, place: &Place) -> bool {
+    fn torn_epoch(&mut self, block: u64, place: &Place) -> Option<u64> {
         let uuid = self.drive.uuid();
-        let Ok(bytes) = self.bytes_at(block) else { return false };
+        if block >= self.blocks() {
+            return None;
+        }
+        let bytes = self.bytes_at(block).ok()?;
         if JournalFrame::decode(bytes, &uuid).is_ok() {
-            return false;
+            return None;
         }
         let magic = bytes.get(..4) == Some(b"GJFR".as_slice());
         let ours = bytes.get(40..48).is_some_and(|id| uuid.starts_with(id));
         let next = bytes.get(8..16) == Some(place.sequence.to_le_bytes().as_slice());
-        usize::from(magic) + usize::from(ours) + usize::from(next) >= 2
+        let epoch = bytes.get(16..24)?.try_into().ok().map(u64::from_le_bytes);
+        epoch.filter(|_| usize::from(magic) + usize::from(ours) + usize::from(next) >= 2)
     }
 }

@@ -213,9 +213,11 @@ fn judge_end(
         );
         findings.add(FindingCode::JournalHole, fix, name, "journal", detail);
     }
-    if let Some(block) = ring.torn_at(&end) {
+    if let Some((block, epoch)) = ring.torn_at(&end) {
         let detail = format!("ring block {block}: not acknowledged if a crash tore it");
-        let closed = drive.superblock().clean;
+        // Whoever closed the pool in the frame's own epoch had seen it written.
+        let superblock = drive.superblock();
+        let closed = superblock.clean && epoch >= superblock.epoch;
         let severity = if closed { Severity::Error } else { Severity::Info };
         findings.add_as(severity, FindingCode::JournalTail, fix, name, "journal", detail);
         metadata.wipe.push(block);

@@ -3,7 +3,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use gcos_engine::{Engine, Geometry, IoError, IoErrorKind, Op, Request, Ticket};
-use gcos_hw::{DmaMapper, DmaSpace, HwError, SharedMemory};
+use gcos_hw::{DmaMapper, DmaSlice, DmaSpace, HwError, SharedMemory};
 
 #[derive(Debug)]
 struct NoMapper;
@@ -114,24 +114,42 @@ impl Memory {
             }
             self.budget.fetch_sub(1, Ordering::Relaxed);
         }
+        let mut data = Vec::new();
+        if matches!(request.op, Op::Write { .. }) {
+            data = request.segments.iter().flat_map(copy_out).collect();
+        }
         for extent in &request.extents {
-            assert_eq!((request.extents.len(), request.segments.len()), (1, 1));
             let blocks = extent.offset / 4096..(extent.offset + extent.len).div_ceil(4096);
             let range = extent.offset as usize..(extent.offset + extent.len) as usize;
             match request.op {
                 Op::Read if bad.iter().any(|b| blocks.contains(b)) => {
                     return Err(error(IoErrorKind::Media, "unrecovered read error"));
                 }
-                Op::Read => request.segments[0].write(0, &all[range]).unwrap(),
+                Op::Read => data.extend_from_slice(&all[range]),
                 Op::Write { .. } => {
                     bad.retain(|b| !blocks.contains(b));
-                    request.segments[0].read(0, &mut all[range]).unwrap();
+                    let rest = data.split_off(range.len());
+                    all[range].copy_from_slice(&data);
+                    data = rest;
                 }
                 _ => {}
             }
         }
+        if request.op == Op::Read {
+            for segment in &request.segments {
+                let rest = data.split_off(segment.len());
+                segment.write(0, &data).unwrap();
+                data = rest;
+            }
+        }
         Ok(())
     }
+}
+
+fn copy_out(segment: &DmaSlice) -> Vec<u8> {
+    let mut bytes = vec![0; segment.len()];
+    segment.read(0, &mut bytes).unwrap();
+    bytes
 }
 
 impl Engine for Memory {

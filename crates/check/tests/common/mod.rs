@@ -5,7 +5,7 @@
 mod build;
 mod drive;
 
-pub use build::Builder;
+pub use build::{Builder, chunks};
 pub use drive::{Memory, images, restore};
 
 use std::sync::Arc;
