@@ -90,7 +90,7 @@ fn a_pool_that_was_closed_is_clean_and_counts_as_the_store_does() {
 
 #[test]
 fn a_crash_at_any_write_leaves_nothing_but_what_a_crash_may() {
-    for seed in 0..40 {
+    for seed in 0..16 {
         let drives = fresh(2);
         let mut rng = fastrand::Rng::with_seed(seed);
         for round in 0..3 {
@@ -116,7 +116,7 @@ fn a_crash_at_any_write_leaves_nothing_but_what_a_crash_may() {
 
 #[test]
 fn the_store_opens_what_was_repaired() {
-    for seed in 0..30 {
+    for seed in 0..12 {
         let drives = fresh(2);
         let store = open(&drives);
         work(&store, seed, 120);
