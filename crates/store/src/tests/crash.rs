@@ -200,7 +200,6 @@ fn format_cut_short_at_any_write_leaves_no_pool_or_a_whole_one() {
         drives.iter().for_each(|d| d.writes_left.store(after, Ordering::SeqCst));
         let options = FormatOptions { chunks: small_chunks(), force: true, ..Default::default() };
         let done = format(&engines(&drives), &options);
-        if after % 30 == 29 || after > 1000 {
             eprintln!("{after} {done:?} {}", drives[0].writes_left.load(Ordering::Relaxed));
         }
         drives.iter().for_each(|d| d.power_cycle(after as u64));
