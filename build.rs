@@ -1,6 +1,5 @@
 //! Embeds what `gcos --version` tells about this build: the git commit, where there is one, and the
 //! target.
-#![expect(clippy::print_stdout, reason = "how a build script talks to Cargo")]
 
 use std::path::Path;
 use std::process::Command;

@@ -117,18 +117,19 @@ pub(crate) fn start_log(globals: &Globals) {
     let _already = log.try_init();
 }
 
-/// A table; the columns in `right` (from 0) hold numbers.
-pub(crate) fn table(header: &[&str], rows: Vec<Vec<String>>, right: &[usize]) -> Table {
+/// A table without lines; the columns in `right` (from 0) hold numbers.
+pub(crate) fn table(header: &[&str], rows: Vec<Vec<String>>, right: &[usize]) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
     if !header.is_empty() {
         table.set_header(header.to_vec());
     }
     table.add_rows(rows);
-    for &index in right {
-        if let Some(column) = table.column_mut(index) {
+    for (index, column) in table.column_iter_mut().enumerate() {
+        column.set_padding((0, 2));
+        if right.contains(&index) {
             column.set_cell_alignment(CellAlignment::Right);
         }
     }
-    table
+    table.trim_fmt()
 }

@@ -1,6 +1,6 @@
 //! From flags to an open pool.
 
-use gcos::{Config, Drives, Store, open_drives};
+use gcos::{Config, Drives, PathKind, Store, open_drives};
 
 use crate::args::Globals;
 use crate::failure::Failure;
@@ -20,9 +20,14 @@ pub(crate) fn open(globals: &Globals) -> Result<Store, Failure> {
     open_with(&config(globals)?)
 }
 
-/// Opens the pool of a configuration.
+/// Opens the pool of a configuration. Memory images are blank in each process, so a pool of nothing
+/// else is formatted first.
 pub(crate) fn open_with(config: &Config) -> Result<Store, Failure> {
     let drives = drives(config)?;
+    let in_memory = |path: &String| matches!(PathKind::parse(path), Ok(PathKind::EmulatedRam(_)));
+    if config.disk.paths.iter().all(in_memory) {
+        gcos::store::format(&drives.engines, &config.format_options(false))?;
+    }
     Ok(Store::open(drives.engines, config.open_options())?)
 }
 

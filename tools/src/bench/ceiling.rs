@@ -22,9 +22,8 @@ pub(super) fn memory(
     time: Duration,
 ) -> Result<Moved, Failure> {
     let share = (span as usize / load.threads).max(load.size);
-    on_threads(load.threads, |index| {
-        let mut medium = vec![0x11u8; share];
-        let mut buffer = vec![0x22u8; load.size * load.depth];
+    let state = |_| (vec![0x11u8; share], vec![0x22u8; load.size * load.depth]);
+    on_threads((0..load.threads).map(state).collect(), |index, (mut medium, mut buffer)| {
         let mut offset = offsets(index as u64, share as u64, load.size);
         let (mut count, mut slot) = (0u64, 0usize);
         let start = Instant::now();
@@ -61,9 +60,13 @@ pub(super) fn file(
 ) -> Result<Moved, Failure> {
     let fail = |error: std::io::Error| Failure::file("measure with", path, &error);
     let file = FileIo::open(path, true).map_err(fail)?;
-    on_threads(load.threads * load.depth, |index| {
-        let memory = Arc::new(SharedMemory::anonymous(load.size)?);
+    let mut memories = Vec::new();
+    for _ in 0..load.threads * load.depth {
+        let memory = SharedMemory::anonymous(load.size)?;
         memory.fill(0, load.size, 0x5a)?;
+        memories.push(Arc::new(memory));
+    }
+    on_threads(memories, |index, memory| {
         let range = [MemoryRange { memory, offset: 0, len: load.size }];
         let mut offset = offsets(index as u64, span, load.size);
         let start = Instant::now();

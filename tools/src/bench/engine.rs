@@ -36,15 +36,17 @@ pub(super) enum Direction {
     Write,
 }
 
-/// Runs `work` on `threads` threads at a time; what they did together, by the wall clock.
-pub(super) fn on_threads(
-    threads: usize,
-    work: impl Fn(usize) -> Result<(u64, u64), Failure> + Sync,
+/// Runs `work` on a thread for each of `states`; what they did together, by the wall clock. What is
+/// made ready beforehand, in the states, is not part of the time.
+pub(super) fn on_threads<S: Send>(
+    states: Vec<S>,
+    work: impl Fn(usize, S) -> Result<(u64, u64), Failure> + Sync,
 ) -> Result<Moved, Failure> {
     let start = Instant::now();
     let parts = std::thread::scope(|scope| {
         let work = &work;
-        let handles: Vec<_> = (0..threads).map(|index| scope.spawn(move || work(index))).collect();
+        let spawn = |(index, state)| scope.spawn(move || work(index, state));
+        let handles: Vec<_> = states.into_iter().enumerate().map(spawn).collect();
         let join = |handle: std::thread::ScopedJoinHandle<'_, _>| {
             handle.join().unwrap_or_else(|_| Err(Failure::new("internal", "a thread panicked")))
         };
@@ -76,16 +78,9 @@ pub(super) fn run(
         buffer.bytes_mut()?.fill(0x5a);
         buffers.push(buffer);
     }
-    on_threads(load.threads, |index| {
-        let Some(buffer) = buffers.get(index) else { return Ok((0, 0)) };
-        keep_busy(
-            engine.as_ref(),
-            buffer,
-            load,
-            direction,
-            offsets(index as u64, span, load.size),
-            time,
-        )
+    on_threads(buffers, |index, buffer| {
+        let offset = offsets(index as u64, span, load.size);
+        keep_busy(engine.as_ref(), &buffer, load, direction, offset, time)
     })
 }
 

@@ -238,7 +238,7 @@ fn report(plan: &Plan, args: &BenchArgs, figures: &[Figure], out: &Output) {
     };
     let header = ["level", "op", "size", "qd", "threads", "per s", "GB/s", "ceiling GB/s", "ratio"];
     let rows = figures.iter().map(row).collect();
-    let mut text = table(&header, rows, &[2, 3, 4, 5, 6, 7, 8]).to_string();
+    let mut text = table(&header, rows, &[2, 3, 4, 5, 6, 7, 8]);
     if plan.left_out > 0 {
         let (left_out, what) = (plan.left_out, "combinations that need more than 512MiB");
         text += &format!("\n{left_out} {what}, or than the medium has, were left out.");

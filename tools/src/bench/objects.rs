@@ -23,9 +23,8 @@ pub(super) fn run(
         buffer.bytes_mut()?.fill(0x5a);
         buffers.push(buffer);
     }
-    on_threads(load.threads, |index| {
-        let Some(buffer) = buffers.get(index) else { return Ok((0, 0)) };
-        let segments = segments(buffer, load)?;
+    on_threads(buffers, |index, buffer| {
+        let segments = segments(&buffer, load)?;
         let keys: Vec<_> = (0..load.depth).map(|slot| key(load, index, slot)).collect();
         let start = Instant::now();
         let mut count = 0u64;

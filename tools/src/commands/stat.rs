@@ -42,7 +42,7 @@ fn describe(name: &[u8], info: &ObjectInfo) -> String {
     if let Some(at) = info.expires_at {
         pairs.push(["expires".to_owned(), format!("{at} seconds since 1970")]);
     }
-    table(&[], rows(pairs), &[]).to_string()
+    table(&[], rows(pairs), &[])
 }
 
 fn rows(pairs: Vec<[String; 2]>) -> Vec<Vec<String>> {

@@ -209,7 +209,7 @@ impl Summary {
             row("the put cut short", self.found.interrupted.to_owned()),
             row("fsck --data", findings),
         ];
-        table(&[], rows, &[]).to_string()
+        table(&[], rows, &[])
     }
 
     fn throughput(&self) -> String {
@@ -223,6 +223,6 @@ impl Summary {
         };
         let file = if self.ceiling.direct { "direct I/O to a file" } else { "I/O to a file" };
         let header = ["", "GCOS", file, "ratio"];
-        table(&header, self.rates().map(row).to_vec(), &[1, 2, 3]).to_string()
+        table(&header, self.rates().map(row).to_vec(), &[1, 2, 3])
     }
 }

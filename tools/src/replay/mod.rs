@@ -213,6 +213,6 @@ impl Report {
             ),
             row("mismatches", format!("{}{verified}", self.mismatches)),
         ];
-        table(&[], rows, &[]).to_string()
+        table(&[], rows, &[])
     }
 }
