@@ -3,6 +3,8 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
 use crate::{HwError, OutOfBounds, PAGE_BYTES};
 
+/// From this size on, huge pages are asked for.
+const HUGE_PAGE_BYTES: usize = 2 << 20;
 /// Bytes copied to the stack at a time by [`SharedMemory::for_each_chunk`]; stays in the L1 cache.
 const CHUNK_BYTES: usize = 8192;
 
@@ -53,6 +55,12 @@ impl SharedMemory {
             return Err(HwError::last_os(format!("mmap of {rounded} bytes of anonymous memory")));
         }
         let Some(base) = NonNull::new(base.cast::<u8>()) else { return Err(invalid) };
+        if rounded >= HUGE_PAGE_BYTES {
+            // Fewer faults and address translations. A kernel without huge pages refuses, and the
+            // memory works all the same.
+            // SAFETY: advice on a mapping that was just made and belongs to nobody else.
+            unsafe { libc::madvise(base.as_ptr().cast(), rounded, libc::MADV_HUGEPAGE) };
+        }
         Ok(Self { base, len: rounded })
     }
 

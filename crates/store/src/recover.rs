@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use gcos_engine::{Engine, Request};
+use gcos_engine::{Engine, IoErrorKind, Request};
 use gcos_layout::media::{
     BLOCK_BYTES, CHECKPOINT_PAGE_BYTES, CheckpointHeader, CheckpointPage, DriveState, JournalFrame,
     MAX_FRAME_BLOCKS, PutRecord, Record, RemoveRecord, Superblock, Uuid, VERSION_MINOR,
@@ -192,7 +192,7 @@ fn load(
     let origin = Start { sequence: 1, position: ring, previous: 0 };
     let mut loaded = Loaded::default();
 
-    let headers = read_headers(&drive, &drive_uuid)?;
+    let (headers, damaged) = read_headers(&drive, &drive_uuid)?;
     let mut number = 0;
     let mut newest = origin;
     let mut older = origin;
@@ -209,10 +209,13 @@ fn load(
         };
         break;
     }
-    if number == 0 && !headers.is_empty() {
+    // A drive that was never checkpointed has two blocks of zeros there, and its journal from frame 1.
+    if number == 0 && (damaged || !headers.is_empty()) {
         return Err(StoreError::Unopenable {
             drive: drive.io.name().to_owned(),
-            reason: "no checkpoint is readable; run `gcos fsck --repair`".to_owned(),
+            reason: "both checkpoints are damaged, so it is not known what it holds; run `gcos fsck` for \
+                     the extent of it, and open the pool without this drive or format it"
+                .to_owned(),
         });
     }
     let next = replay(&drive, &drive_uuid, newest, index, losers, &mut loaded)?;
@@ -233,25 +236,33 @@ fn behind(newest: Start, older: Start, ring: u64) -> Start {
     Start { position: newest.position - distance, ..older }
 }
 
-/// The checkpoint headers that are valid, the highest number first.
-fn read_headers(drive: &Drive, uuid: &Uuid) -> Result<Vec<CheckpointHeader>, StoreError> {
+/// The checkpoint headers that are valid, the highest number first, and whether an area holds something
+/// else than a header or zeros.
+fn read_headers(drive: &Drive, uuid: &Uuid) -> Result<(Vec<CheckpointHeader>, bool), StoreError> {
     let mut headers = Vec::new();
+    let mut damaged = false;
+    let name = drive.io.name();
     for area in 0..2 {
-        let block = drive.io.read(drive.zones.checkpoint_offset(area), BLOCK_BYTES)?;
-        match CheckpointHeader::decode(&block, uuid) {
-            Ok(header) if header.number % 2 == area => headers.push(header),
-            Ok(header) => {
-                tracing::warn!(
-                    drive = drive.io.name(),
-                    number = header.number,
-                    "misplaced checkpoint"
-                );
+        let block = match drive.io.read(drive.zones.checkpoint_offset(area), BLOCK_BYTES) {
+            Ok(block) => block,
+            Err(error) if error.io_kind() == Some(IoErrorKind::Media) => {
+                tracing::error!(drive = name, area, %error, "checkpoint header unreadable");
+                damaged = true;
+                continue;
             }
-            Err(error) => tracing::debug!(drive = drive.io.name(), area, %error, "no checkpoint"),
+            Err(error) => return Err(error),
+        };
+        match CheckpointHeader::decode(&block, uuid) {
+            Ok(header) if header.number % 2 == area && header.number > 0 => headers.push(header),
+            _ if block.iter().all(|&byte| byte == 0) => {}
+            other => {
+                tracing::error!(drive = name, area, found = ?other, "no checkpoint header");
+                damaged = true;
+            }
         }
     }
     headers.sort_by_key(|header| std::cmp::Reverse(header.number));
-    Ok(headers)
+    Ok((headers, damaged))
 }
 
 /// Adds a checkpoint's objects to the index. `false`, and nothing added, when it does not verify.
@@ -282,7 +293,13 @@ fn load_checkpoint(
         }
         let mut bytes = vec![0; CHECKPOINT_PAGE_BYTES];
         for (page, ticket, slice, _lease) in reads {
-            ticket.wait()?;
+            if let Err(error) = ticket.wait() {
+                tracing::error!(drive = drive.io.name(), page, %error, "checkpoint unreadable");
+                return match error.kind {
+                    IoErrorKind::Media => Ok(false),
+                    _ => Err(error.into()),
+                };
+            }
             slice.read(0, &mut bytes)?;
             match CheckpointPage::decode(&bytes, header.number, page) {
                 Ok(page) => pages.push(page),
@@ -369,7 +386,8 @@ fn replay(
             previous: frame.checksum,
         };
     }
-    if !drive.superblock.lock().clean {
+    // After a clean close nothing lies behind the newest checkpoint.
+    if loaded.older_used || !drive.superblock.lock().clean {
         loaded.hole = ring.erase_later(uuid, next.sequence)?;
     }
     if loaded.hole {

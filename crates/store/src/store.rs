@@ -10,7 +10,7 @@ use crate::get::{self, Range, Reading, info_of};
 use crate::index::Id;
 use crate::journal::Waiter;
 use crate::maintain::{Maintainer, Sweep};
-use crate::pool::{Pool, count, now_seconds};
+use crate::pool::{Member, Pool, count, now_seconds};
 use crate::put::{Begun, Writing, check_key};
 use crate::state::State;
 use crate::{
@@ -20,6 +20,9 @@ use crate::{
 
 /// Payload bytes that `put_many` and `get_many` keep under way at a time.
 const BATCH_BYTES: u64 = 64 << 20;
+/// Passes over the journals in a flush: records written by one may call for records in another, once.
+/// What other threads add meanwhile is theirs to flush.
+const FLUSH_ROUNDS: usize = 3;
 /// Objects that they keep under way at a time.
 const BATCH_OBJECTS: usize = 256;
 
@@ -433,7 +436,16 @@ impl Store {
     /// When a drive could not confirm it.
     pub fn flush(&self) -> Result<(), StoreError> {
         self.pool.check_open()?;
-        self.pool.write_journals(self.pool.writable())
+        // A durable record may call for another one on a drive whose turn is over.
+        let mut rounds = 0;
+        loop {
+            self.pool.write_journals(self.pool.writable())?;
+            rounds += 1;
+            let waiting = |m: &&Member| m.drive.online() && m.journal.has_waiting();
+            if rounds == FLUSH_ROUNDS || self.pool.present().find(waiting).is_none() {
+                return Ok(());
+            }
+        }
     }
 
     /// Writes a checkpoint of every drive, so that the next open has little to replay.

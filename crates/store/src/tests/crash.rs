@@ -200,8 +200,6 @@ fn format_cut_short_at_any_write_leaves_no_pool_or_a_whole_one() {
         drives.iter().for_each(|d| d.writes_left.store(after, Ordering::SeqCst));
         let options = FormatOptions { chunks: small_chunks(), force: true, ..Default::default() };
         let done = format(&engines(&drives), &options);
-            eprintln!("{after} {done:?} {}", drives[0].writes_left.load(Ordering::Relaxed));
-        }
         drives.iter().for_each(|d| d.power_cycle(after as u64));
         match Store::open(engines(&drives), quiet()) {
             Ok(store) if store.contains(b"old") => assert!(done.is_err()),

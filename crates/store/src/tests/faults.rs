@@ -177,6 +177,48 @@ fn a_damaged_checkpoint_falls_back_to_the_one_before() {
 }
 
 #[test]
+fn both_checkpoints_damaged_is_an_error_not_an_empty_pool() {
+    let (drives, store) = fresh(1, 16 * MIB);
+    put(&store, b"k", 1, 1000);
+    store.checkpoint().unwrap();
+    store.checkpoint().unwrap();
+    store.close().unwrap();
+    let zones = gcos_layout::media::ZoneMap::plan(16 << 20, small_chunks(), 1).unwrap();
+    drives[0].corrupt(zones.checkpoint_offset(0) + 3, 1);
+    let store = open(&drives);
+    assert_holds(&store, b"k", 1, 1000);
+    store.close().unwrap();
+    let image = drives[0].snapshot();
+    for offset in [0, 100] {
+        drives[0].restore(&image);
+        drives[0].corrupt(zones.checkpoint_offset(0) + offset, 1);
+        drives[0].corrupt(zones.checkpoint_offset(1) + offset, 1);
+        let error = Store::open(engines(&drives), quiet()).unwrap_err().to_string();
+        assert!(error.contains("both checkpoints are damaged"), "{error}");
+    }
+}
+
+#[test]
+fn an_unreadable_checkpoint_falls_back_like_a_damaged_one() {
+    let (drives, store) = fresh(1, 16 * MIB);
+    for i in 0..9u64 {
+        put(&store, &i.to_le_bytes(), i, 1000);
+        store.checkpoint().unwrap();
+    }
+    drop(store);
+    let zones = gcos_layout::media::ZoneMap::plan(16 << 20, small_chunks(), 1).unwrap();
+    let header = zones.checkpoint_offset(9) / 4096;
+    for block in [header, header + 2] {
+        drives[0].unreadable.lock().clear();
+        drives[0].unreadable.lock().insert(block);
+        let store = open(&drives);
+        for i in 0..9u64 {
+            assert_holds(&store, &i.to_le_bytes(), i, 1000);
+        }
+    }
+}
+
+#[test]
 fn a_damaged_journal_frame_is_reported_and_costs_what_is_behind_it() {
     let (drives, store) = fresh(1, 16 * MIB);
     for i in 0..10u64 {
