@@ -1,5 +1,7 @@
 //! The long commands, small: quickstart, replay, bench.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail the test")]
+
 mod support;
 
 use std::fmt::Write;

@@ -241,7 +241,7 @@ fn report(plan: &Plan, args: &BenchArgs, figures: &[Figure], out: &Output) {
     let mut text = table(&header, rows, &[2, 3, 4, 5, 6, 7, 8]);
     if plan.left_out > 0 {
         let (left_out, what) = (plan.left_out, "combinations that need more than 512MiB");
-        text += &format!("\n{left_out} {what}, or than the medium has, were left out.");
+        text += &format!("\nLeft out: {left_out} {what}, or than the medium has.");
     }
     let document = json!({ "path": args.path, "seconds": plan.seconds, "figures": figures,
         "left_out": plan.left_out });

@@ -1,5 +1,6 @@
 //! A folder with a configuration, and the built command in it.
 #![allow(dead_code, reason = "each test file uses its own part")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail the test")]
 
 use std::ffi::OsStr;
 use std::path::PathBuf;
