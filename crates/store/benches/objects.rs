@@ -1,6 +1,9 @@
 //! Puts and gets of large objects through store, driver and software controller on a RAM medium, beside
 //! their ceiling: one memcpy plus one checksum pass over the same bytes.
 
+#![expect(clippy::unwrap_used, reason = "a benchmark that cannot run has nothing to measure")]
+#![allow(missing_docs, reason = "criterion's macros make public items")]
+
 mod support;
 
 use std::hint::black_box;

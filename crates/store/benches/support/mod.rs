@@ -1,5 +1,6 @@
 //! A pool on a software controller, for benchmarks.
-#![allow(dead_code, missing_docs, reason = "each benchmark uses a part")]
+#![allow(dead_code, reason = "each benchmark uses a part")]
+#![expect(clippy::unwrap_used, reason = "a benchmark that cannot run has nothing to measure")]
 
 use std::sync::Arc;
 
@@ -8,20 +9,20 @@ use gcos_engine::{Engine, HostQueueEngine, HostQueueOptions};
 use gcos_nvme::Options;
 use gcos_store::{FormatOptions, OpenOptions, Store, format};
 
-pub struct Pool {
-    pub store: Store,
+pub(crate) struct Pool {
+    pub(crate) store: Store,
     emulator: Arc<Emulator>,
     medium: Arc<Medium>,
 }
 
-pub fn engine(emulator: &Arc<Emulator>) -> Arc<dyn Engine> {
+pub(crate) fn engine(emulator: &Arc<Emulator>) -> Arc<dyn Engine> {
     let controller = Options { io_queue_pairs: 2, queue_depth: 256, ..Options::default() };
     let options = HostQueueOptions { controller, nsid: 1 };
     Arc::new(HostQueueEngine::open(Arc::clone(emulator).function(), options).unwrap())
 }
 
 impl Pool {
-    pub fn ram(bytes: u64) -> Self {
+    pub(crate) fn ram(bytes: u64) -> Self {
         let medium = Medium::ram(bytes).unwrap();
         let emulator = Emulator::new(Config::new(Arc::clone(&medium))).unwrap();
         let drives = vec![engine(&emulator)];
@@ -34,7 +35,7 @@ impl Pool {
     }
 
     /// Opens the pool again as after a crash.
-    pub fn reopen(self) -> Self {
+    pub(crate) fn reopen(self) -> Self {
         let Self { store, emulator, medium } = self;
         drop(store);
         drop(emulator);
@@ -44,6 +45,6 @@ impl Pool {
     }
 }
 
-pub fn fill(bytes: &mut [u8], seed: u64) {
+pub(crate) fn fill(bytes: &mut [u8], seed: u64) {
     fastrand::Rng::with_seed(seed).fill(bytes);
 }
