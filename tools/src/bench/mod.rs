@@ -152,13 +152,13 @@ fn noop(plan: &Plan) -> Result<Arc<dyn Engine>, Failure> {
     Ok(Arc::new(NoopEngine::new(geometry, space.dma)))
 }
 
-/// Writes the part of the medium that is measured once, so that no figure holds first touches.
+/// Writes the whole medium once, so that no figure holds first touches of memory or of file blocks.
 fn warm(plan: &Plan, engine: &Arc<dyn Engine>) -> Result<(), Failure> {
     let len = 8usize << 20;
     let buffer = engine.dma().alloc(len)?;
     let deadline = Duration::from_secs(30);
-    for offset in (0..plan.span).step_by(len) {
-        let memory = buffer.slice(0, len.min((plan.span - offset) as usize))?;
+    for offset in (0..plan.capacity).step_by(len) {
+        let memory = buffer.slice(0, len.min((plan.capacity - offset) as usize))?;
         engine.run(gcos::engine::Request::write(offset, memory, false, deadline))?;
     }
     Ok(())

@@ -16,7 +16,7 @@ const MEMORY: u64 = 512 << 20;
 const SPAN: u64 = 512 << 20;
 
 /// Size of an image file that is made for the run.
-const IMAGE: u64 = 2 << 30;
+const IMAGE: u64 = 1 << 30;
 
 /// Capacity that the no-op engine claims to have.
 const NOOP: u64 = 16 << 30;
@@ -94,7 +94,10 @@ impl Plan {
         };
         let threads = self.loads.iter().map(|load| load.threads).max().unwrap_or(1).min(64);
         let depth = self.loads.iter().map(|load| load.depth).max().unwrap_or(1);
+        // Deallocating takes memory images apart; what would be measured then is the kernel handing
+        // out fresh pages.
         let config = json!({
+            "pool": { "deallocate": false },
             "disk": { "number": 1, "paths": [path.to_string()], "capacity_bytes": self.capacity,
                 "block_size": 4096, "reserve_max_queue_pair_num": threads },
             "namespace": { "cpu": { "qps": threads, "queue_depth": (2 * depth).clamp(64, 1024) } },
