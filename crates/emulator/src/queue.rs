@@ -88,12 +88,19 @@ impl Cq {
         ring.reserved = ring.reserved.saturating_sub(count);
     }
 
-    /// Writes an entry that was promised. Posts nothing once the queue is dead.
-    pub(crate) fn post(&self, entry: Cqe, table: &IovaTable) -> Result<(), Unmapped> {
+    /// Writes an entry that was promised. Posts nothing once the queue is dead. The submission queue's
+    /// head is read under the ring's lock, so that it never goes backwards from entry to entry.
+    pub(crate) fn post(
+        &self,
+        entry: Cqe,
+        sq_head: &AtomicU32,
+        table: &IovaTable,
+    ) -> Result<(), Unmapped> {
         let mut ring = self.ring.lock();
         if ring.dead {
             return Ok(());
         }
+        let entry = entry.with_sqhd(sq_head.load(Ordering::Acquire) as u16);
         ring.reserved = ring.reserved.saturating_sub(1);
         let at = self.place.base + u64::from(ring.tail) * CQE_BYTES as u64;
         let [dw0, dw1, dw2, dw3] = entry.with_phase(ring.phase).0;
@@ -257,11 +264,10 @@ impl Command {
         self.promised = false;
         let entry = Cqe::default()
             .with_dw0(dw0)
-            .with_sqhd(self.sq.head.load(Ordering::Acquire) as u16)
             .with_sqid(self.sq.place.id)
             .with_cid(cid)
             .with_status(status);
-        self.sq.cq.post(entry, table)
+        self.sq.cq.post(entry, &self.sq.head, table)
     }
 }
 

@@ -65,10 +65,10 @@ impl AdminPath<'_> {
         if !inner.open {
             return Err(gone(&self.device.name, "its admin queue is closed"));
         }
-        if inner.sq.free() == 0 || inner.slots.next_free().is_none() {
+        if inner.slots.next_free().is_none() {
             self.queue.reap(&mut inner, self.device, self.counters, self.bounces);
         }
-        let Some((slot, cid)) = inner.slots.next_free().filter(|_| inner.sq.free() > 0) else {
+        let Some((slot, cid)) = inner.slots.next_free() else {
             return Err(label.timed_out(&self.device.name, "the admin queue was full"));
         };
         let bounds = || NvmeError::bounds(&self.device.name, "posting an admin command");

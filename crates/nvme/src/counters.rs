@@ -13,7 +13,7 @@ pub struct CounterValues {
     pub aborts: u64,
     /// Controller resets begun.
     pub resets: u64,
-    /// Completions dropped: no such command in flight, another queue, or an impossible head.
+    /// Completions dropped: no such command in flight, or another queue.
     pub spurious_completions: u64,
     /// Commands whose data went through a bounce buffer.
     pub bounces: u64,

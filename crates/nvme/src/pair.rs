@@ -70,6 +70,7 @@ impl QueuePair {
         let (sq_doorbell, cq_doorbell) = device.doorbells(qid);
         let sq = alloc(entries as usize * SQE_BYTES)?.as_dma();
         let cq = alloc(entries as usize * CQE_BYTES)?.as_dma();
+        // One fewer than entries: the ring counts on it.
         let slots = Slots::new(entries - 1);
         let list_bytes = list_pages * PAGE_BYTES;
         let lists = alloc(slots.len() * list_bytes)?;
@@ -160,7 +161,7 @@ impl QueuePair {
     /// The command that a completion is for; `None` for one that cannot be right.
     #[inline]
     fn claim(&self, inner: &mut Inner, cqe: &Cqe) -> Option<Command> {
-        if cqe.sqid() != self.qid || !inner.sq.accept_head(cqe.sqhd()) {
+        if cqe.sqid() != self.qid {
             return None;
         }
         inner.slots.take(cqe.cid())

@@ -8,12 +8,17 @@ use gcos_hw::{DmaSlice, Function, OutOfBounds};
 use gcos_layout::nvme::{CQE_BYTES, Cqe, SQE_BYTES, Sqe};
 
 /// A submission queue as its producer sees it (Base, section 3.3.1).
+///
+/// The producer keeps fewer commands in flight than the queue has entries. Controllers fetch in
+/// order, so the entry at the tail has then been fetched: if it had not, the commands posted after it
+/// would still be in flight, too, and they fill the queue. The head pointers in completions are
+/// therefore not needed, and not trusted: completions that a controller posts in parallel may carry
+/// them out of order.
 #[derive(Debug)]
 pub struct SubmissionRing {
     memory: DmaSlice,
     entries: u32,
     tail: u32,
-    head: u32,
     doorbell: usize,
 }
 
@@ -21,19 +26,11 @@ impl SubmissionRing {
     /// An empty queue of `entries` in `memory`, whose tail doorbell is at offset `doorbell`.
     #[must_use]
     pub fn new(memory: DmaSlice, entries: u32, doorbell: usize) -> Self {
-        Self { memory, entries, tail: 0, head: 0, doorbell }
-    }
-
-    /// Entries that may be posted before the queue is full; a full queue keeps one entry unused.
-    #[must_use]
-    #[inline]
-    pub fn free(&self) -> u32 {
-        let used = (self.tail + self.entries - self.head) % self.entries;
-        self.entries - 1 - used
+        Self { memory, entries, tail: 0, doorbell }
     }
 
     /// Copies an entry to the tail and moves the tail. Does not ring the doorbell: the controller
-    /// does not see the entry yet. Does not check for room; see [`SubmissionRing::free`].
+    /// does not see the entry yet. Does not check for room: see [`SubmissionRing`].
     ///
     /// # Errors
     /// [`OutOfBounds`] when the memory is smaller than the queue.
@@ -50,26 +47,9 @@ impl SubmissionRing {
         function.write32(self.doorbell, self.tail);
     }
 
-    /// Takes the head that a completion reports, which frees the entries before it. Returns whether
-    /// the head is possible: between the last head and the tail. An impossible one changes nothing.
-    #[inline]
-    pub fn accept_head(&mut self, sqhd: u16) -> bool {
-        let sqhd = u32::from(sqhd);
-        if sqhd >= self.entries {
-            return false;
-        }
-        let moved = (sqhd + self.entries - self.head) % self.entries;
-        let posted = (self.tail + self.entries - self.head) % self.entries;
-        if moved <= posted {
-            self.head = sqhd;
-        }
-        moved <= posted
-    }
-
     /// Empties the queue, as a controller reset does.
     pub fn reset(&mut self) {
         self.tail = 0;
-        self.head = 0;
     }
 
     /// The queue's memory.
@@ -164,43 +144,22 @@ mod tests {
     }
 
     #[test]
-    fn a_submission_ring_fills_wraps_and_keeps_one_entry_unused() {
+    fn a_submission_ring_posts_rings_and_wraps() {
         let space = space();
         let memory = space.alloc(4 * SQE_BYTES).unwrap().as_dma();
         let registers = Registers::new(space);
         let mut ring = SubmissionRing::new(memory.clone(), 4, 0x1008);
-        assert_eq!(ring.free(), 3);
         for cid in 0..3 {
             ring.post_entry(&Sqe::new(2, cid)).unwrap();
         }
-        assert_eq!(ring.free(), 0);
         assert_eq!(registers.written(), [], "posting does not ring");
         ring.ring_tail(&registers);
         assert_eq!(registers.written(), [(0x1008, 3)]);
-        assert!(ring.accept_head(2));
-        assert_eq!(ring.free(), 2);
         ring.post_entry(&Sqe::new(2, 9)).unwrap();
         ring.post_entry(&Sqe::new(2, 10)).unwrap();
-        assert_eq!(ring.free(), 0);
         let mut first = [0; SQE_BYTES];
         memory.read(0, &mut first).unwrap();
         assert_eq!(Sqe::from_bytes(&first).cid(), 10, "wrapped to the start");
-    }
-
-    #[test]
-    fn heads_outside_of_what_was_posted_are_impossible() {
-        let space = space();
-        let memory = space.alloc(8 * SQE_BYTES).unwrap().as_dma();
-        let mut ring = SubmissionRing::new(memory, 8, 0x1008);
-        for cid in 0..3 {
-            ring.post_entry(&Sqe::new(2, cid)).unwrap();
-        }
-        assert!(ring.accept_head(1));
-        for bad in [0, 4, 7, 8, u16::MAX] {
-            assert!(!ring.accept_head(bad), "{bad}");
-        }
-        assert!(ring.accept_head(3));
-        assert_eq!(ring.free(), 7);
     }
 
     #[test]

@@ -118,7 +118,7 @@ impl Controller {
         if !inner.open || self.state() != State::Live {
             return Ok(Posting::Closed);
         }
-        if inner.slots.next_free().is_none() || inner.sq.free() == 0 {
+        if inner.slots.next_free().is_none() {
             pair.reap(&mut inner, &self.core.device, &self.core.counters, &self.core.bounces);
         }
         let posted = inner.commands;
@@ -138,7 +138,7 @@ impl Controller {
         let Submission { nsid, plan, request, .. } = submission;
         let outcome = request.outcome.lock();
         while let Some(part) = plan.next() {
-            let Some((slot, cid)) = inner.slots.next_free().filter(|_| inner.sq.free() > 0) else {
+            let Some((slot, cid)) = inner.slots.next_free() else {
                 return Ok(Posting::Full);
             };
             let (pointer, bounce) = self.data_pointer(inner, slot, &outcome.memory, &part, plan)?;

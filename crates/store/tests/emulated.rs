@@ -1,5 +1,7 @@
 //! The store over the NVMe driver and the software controller: real protocol, real power cuts.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
