@@ -76,6 +76,11 @@ impl Allocator {
         SlotClass::for_blocks(blocks, self.chunk_blocks)
     }
 
+    /// Blocks of the slots of that class.
+    pub(crate) fn slot_blocks(&self, blocks: u32) -> Option<u32> {
+        self.class(blocks).map(|class| class.slot_blocks(self.chunk_blocks))
+    }
+
     /// Takes a slot for `owner`: chunk and first block.
     pub(crate) fn take(&mut self, class: SlotClass, owner: Id) -> Option<(u32, u16)> {
         let number = match self.partial.get(&class).and_then(|set| set.first().copied()) {
@@ -159,11 +164,12 @@ impl Allocator {
         Ok(())
     }
 
-    /// After recovery has claimed everything: takes the chunks that are in use out of the free list.
+    /// After recovery has claimed everything: what is in no use is free, once.
     pub(crate) fn settle(&mut self) {
-        let chunks = &self.chunks;
-        self.dirty.retain(|&n| chunks.get(n as usize).is_some_and(|chunk| chunk.used == 0));
-        let empty: Vec<_> = self.dirty.iter().copied().collect();
+        let unused = |(n, chunk): (u32, &Chunk)| (chunk.used == 0).then_some(n);
+        let empty: Vec<u32> = (0..).zip(&self.chunks).filter_map(unused).collect();
+        self.dirty = empty.iter().copied().collect();
+        self.clean.clear();
         for number in empty {
             self.close_chunk(number);
         }
@@ -220,6 +226,11 @@ impl Allocator {
     pub(crate) fn deallocated(&mut self, chunks: &[u32], done: bool) {
         let list = if done { &mut self.clean } else { &mut self.dirty };
         list.extend(chunks);
+    }
+
+    /// Free chunks, deallocated or not.
+    pub(crate) fn free_chunks(&self) -> usize {
+        self.dirty.len() + self.clean.len()
     }
 
     /// Free chunks that wait for deallocation.

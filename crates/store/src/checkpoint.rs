@@ -7,7 +7,6 @@ use gcos_layout::media::{
 
 use crate::StoreError;
 use crate::drive::{BlockIo, Drive};
-use crate::index::EntryState;
 use crate::journal::Start;
 use crate::staging::Lease;
 use crate::state::State;
@@ -34,6 +33,15 @@ struct PageWriter<'a> {
     checksums: Vec<u32>,
     records: u64,
     in_flight: std::collections::VecDeque<(Box<dyn Ticket>, Lease)>,
+}
+
+impl Drop for PageWriter<'_> {
+    /// A page that is still on its way could land on the next checkpoint's.
+    fn drop(&mut self) {
+        for (ticket, _lease) in self.in_flight.drain(..) {
+            let _ = ticket.wait();
+        }
+    }
 }
 
 impl PageWriter<'_> {
@@ -81,26 +89,28 @@ impl PageWriter<'_> {
         Ok(())
     }
 
-    fn finish(mut self) -> Result<(Vec<u32>, u64), StoreError> {
+    fn finish(&mut self) -> Result<(Vec<u32>, u64), StoreError> {
         if !self.builder.is_empty() {
             self.write_page()?;
         }
         while !self.in_flight.is_empty() {
             self.finish_oldest()?;
         }
-        Ok((self.checksums, self.records))
+        Ok((std::mem::take(&mut self.checksums), self.records))
     }
 }
 
-/// Writes checkpoint `number` of `drive`, whose journal begins at `start`: every object whose record
-/// is in a frame before `start` must already be in `state`. `flush` makes the data of all drives
-/// durable, since objects put relaxed are included. When this returns the checkpoint counts.
+/// Writes checkpoint `number` of `drive`, whose journal begins at `start`: what the frames before
+/// `start` say must already be in `state`. When this returns the checkpoint counts.
+///
+/// It holds the objects that a recovery at this moment would find: those whose put record is durable
+/// and whose end is not. An object that is visible but not recorded yet is left to its record, which
+/// will be behind `start`; one that is gone but whose removal is not recorded yet stays.
 pub(crate) fn write(
     drive: &Drive,
     state: &parking_lot::Mutex<State>,
     number: u64,
     start: Start,
-    flush: impl FnOnce() -> Result<(), StoreError>,
 ) -> Result<(), StoreError> {
     let area = drive.zones.checkpoint_offset(number);
     drive.io.write(area, &[0; BLOCK_BYTES], true)?;
@@ -124,7 +134,7 @@ pub(crate) fn write(
         }
     }
     let (checksums, records) = pages.finish()?;
-    flush()?;
+    drive.io.flush()?;
     let header = CheckpointHeader {
         drive_uuid: drive.superblock.lock().drive_uuid(),
         number,
@@ -143,7 +153,7 @@ struct Batch {
     last: bool,
 }
 
-/// The records of the live objects among the next entries whose heads are on `drive`.
+/// The records of the durable objects among the next entries whose heads are on `drive`.
 fn collect(
     state: &parking_lot::Mutex<State>,
     drive: &Drive,
@@ -155,7 +165,7 @@ fn collect(
     let mut records = Vec::new();
     for id in *next..end {
         let Some(entry) = state.index.entry(id) else { continue };
-        if entry.state() == EntryState::Live && entry.head().drive == drive.index {
+        if entry.durable() && entry.head().drive == drive.index {
             let record = entry.record().map_err(|source| StoreError::Format {
                 drive: drive.io.name().to_owned(),
                 at: "an index entry".to_owned(),

@@ -177,11 +177,19 @@ pub(crate) struct Copies {
 }
 
 /// Reads and weighs the superblock copies (`docs/format.md`, section 2).
-pub(crate) fn read_superblock(io: &BlockIo) -> Result<Copies, StoreError> {
+///
+/// `formatted` is the capacity that the pool is thought to have been formatted over, if it is known.
+pub(crate) fn read_superblock(io: &BlockIo, formatted: Option<u64>) -> Result<Copies, StoreError> {
     let capacity = io.engine.geometry().capacity;
     let unopenable =
         |reason: String| StoreError::Unopenable { drive: io.name().to_owned(), reason };
     let (mut good, first_error) = decode_copies(io, ZoneMap::copies(capacity))?;
+    if let Some(formatted) = formatted.filter(|&bytes| good.len() < 2 && bytes < capacity) {
+        let hinted = decode_copies(io, ZoneMap::copies(formatted))?.0;
+        if hinted.len() > good.len() {
+            good = hinted;
+        }
+    }
     // A drive or image that has grown or shrunk has its copies where its old size puts them.
     if let Some(stated) = good.first().map(|s| s.zones.capacity)
         && good.len() < 2

@@ -105,6 +105,11 @@ pub enum StoreError {
         /// Why.
         reason: String,
     },
+    /// Operations that were acknowledged relaxed were lost because a drive failed. Said once.
+    #[error(
+        "relaxed operations were lost since the last flush because a drive failed; see the log"
+    )]
+    RelaxedLost,
     /// The store has been closed.
     #[error("the store is closed")]
     Closed,

@@ -71,7 +71,7 @@ const KNOWN: &[(usize, &[u8], &str)] = &[
 /// [`StoreError::Io`] when the drive cannot be read.
 pub fn probe(drive: &Arc<dyn Engine>, io_deadline: Duration) -> Result<Contents, StoreError> {
     let io = block_io(drive, io_deadline);
-    match read_superblock(&io) {
+    match read_superblock(&io, None) {
         Ok(copies) => {
             return Ok(Contents::Pool {
                 pool_uuid: uuid::Uuid::from_bytes(copies.superblock.pool_uuid).to_string(),
@@ -123,10 +123,16 @@ pub fn format(drives: &[Arc<dyn Engine>], options: &FormatOptions) -> Result<Poo
     if !(1..=25).contains(&options.meta_percent) {
         return Err(StoreError::invalid("meta_percent", "1 to 25", options.meta_percent));
     }
+    for (at, drive) in drives.iter().enumerate() {
+        if drives.iter().skip(at + 1).any(|other| Arc::ptr_eq(drive, other)) {
+            let got = format!("{} twice", drive.geometry().name);
+            return Err(StoreError::invalid("drives", "each drive once", got));
+        }
+    }
     let plans = plan(drives, options)?;
-    for (drive, _) in &plans {
+    for (drive, _) in plans.iter().filter(|_| !options.force) {
         let contents = probe(&drive.engine, options.io_deadline)?;
-        if contents != Contents::Blank && !options.force {
+        if contents != Contents::Blank {
             let drive = drive.name().to_owned();
             return Err(StoreError::Occupied { drive, found: contents.to_string() });
         }
@@ -196,7 +202,7 @@ fn erase(io: &BlockIo, zones: &ZoneMap) -> Result<(), StoreError> {
     let capacity = io.engine.geometry().capacity;
     let mut places: Vec<u64> = zones.superblock_offsets().to_vec();
     places.extend(ZoneMap::copies(capacity));
-    if let Ok(old) = read_superblock(io) {
+    if let Ok(old) = read_superblock(io, None) {
         places.extend(old.superblock.zones.superblock_offsets());
     }
     places.sort_unstable();

@@ -7,7 +7,7 @@ use gcos_layout::checksum::crc32c;
 use gcos_layout::media::{BLOCK_BYTES, GRAIN_BYTES, Location, ObjectHeader, Shape};
 use smallvec::SmallVec;
 
-use crate::drive::{Drive, DriveStatus};
+use crate::drive::Drive;
 use crate::index::{Entry, Id};
 use crate::memory::Sink;
 use crate::payload::{Into, Segments, UNIT_BYTES, grains_of};
@@ -90,6 +90,8 @@ pub(crate) struct Reading<'a> {
     /// The first unit of the tail, read together with the header.
     units: VecDeque<Unit>,
     in_flight: VecDeque<InFlight>,
+    /// Drive of the last request that was submitted.
+    culprit: u8,
 }
 
 pub(crate) fn info_of(entry: &Entry) -> ObjectInfo {
@@ -136,6 +138,7 @@ impl Pool {
             header: None,
             units: units(&object.shape, offset, target),
             in_flight: VecDeque::new(),
+            culprit: object.head.drive,
             object,
         });
         match reading.start() {
@@ -185,8 +188,7 @@ impl Pool {
             root: entry.root,
             info: info_of(entry),
         };
-        let lost =
-            |drive: &&u8| self.drive(**drive).is_none_or(|d| d.status() == DriveStatus::Gone);
+        let lost = |drive: &&u8| !self.readable(**drive);
         if let Some(&drive) = object.info.drives.iter().find(lost) {
             return Ok(Err(MissReason::DriveGone { drive }));
         }
@@ -246,6 +248,7 @@ impl Pool {
             header: None,
             units: units(&object.shape, offset, len.into()),
             in_flight: VecDeque::new(),
+            culprit: object.head.drive,
         };
         let started = again.start();
         again.finish_with(started).1
@@ -420,22 +423,18 @@ impl Reading<'_> {
     }
 
     fn submit(
-        &self,
+        &mut self,
         slot: Location,
         at: u64,
         segments: Segments,
     ) -> Result<Box<dyn Ticket>, StoreError> {
+        // Until it is known better, what goes wrong is this drive's.
+        self.culprit = slot.drive;
         let drive = self.pool.drive(slot.drive).ok_or(StoreError::Closed)?;
         let len = segments.iter().map(|s| s.len() as u64).sum();
         let extents = SmallVec::from_buf([Extent { offset: drive.offset(slot, at)?, len }]);
         let deadline = self.pool.options.io_deadline;
-        let submitted =
-            drive.io.engine.submit(Request { op: Op::Read, extents, segments, deadline });
-        submitted.map_err(|error| {
-            let error = error.into();
-            drive.note(&error);
-            error
-        })
+        Ok(drive.io.engine.submit(Request { op: Op::Read, extents, segments, deadline })?)
     }
 
     /// Waits for everything, verifies and delivers it, and ends the hold on the object. The target is
@@ -446,7 +445,7 @@ impl Reading<'_> {
     {
         let verdict = match started {
             Ok(()) => self.verify().unwrap_or_else(|verdict| verdict),
-            Err(error) => self.verdict(self.object.head.drive, &error),
+            Err(error) => self.verdict(self.culprit, &error),
         };
         // Whatever the verdict: nothing may write to the target after this.
         if let Some((ticket, _lease)) = self.header.take() {
@@ -470,7 +469,7 @@ impl Reading<'_> {
             self.verify_unit(&part, &header)?;
             if !self.units.is_empty() {
                 let next = self.submit_next();
-                next.map_err(|error| self.verdict(part.drive, &error))?;
+                next.map_err(|error| self.verdict(self.culprit, &error))?;
             }
         }
         Ok(Verdict::Good)

@@ -16,8 +16,12 @@ pub(crate) type Id = u32;
 const NONE: Id = Id::MAX;
 /// Entries are allocated this many at a time, so that growing never copies them.
 const PAGE_ENTRIES: usize = 4096;
-const KEY_MASK: u16 = 0x3fff;
+const KEY_MASK: u16 = 0x07ff;
 const STATE_SHIFT: u16 = 14;
+/// The record that the object exists is durable.
+const RECORDED: u16 = 1 << 13;
+/// The record that ends the object (its removal, or a newer one in the same journal) is durable.
+const ENDED: u16 = 1 << 12;
 
 /// What an entry is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,7 +50,7 @@ pub(crate) struct Entry {
     /// Readers, plus one while a record that frees it is not durable.
     pub(crate) holds: u16,
     pub(crate) pins: u16,
-    /// Key length, and the state in the top two bits.
+    /// Key length, two flags, and the state in the top two bits.
     key_and_state: u16,
     head: [u8; Location::BYTES],
 }
@@ -64,7 +68,27 @@ impl Entry {
     }
 
     fn set_state(&mut self, state: EntryState) {
-        self.key_and_state = (self.key_and_state & KEY_MASK) | ((state as u16) << STATE_SHIFT);
+        let rest = self.key_and_state & !(3 << STATE_SHIFT);
+        self.key_and_state = rest | ((state as u16) << STATE_SHIFT);
+    }
+
+    /// Notes that the record that the object exists is durable.
+    pub(crate) fn set_recorded(&mut self) {
+        self.key_and_state |= RECORDED;
+    }
+
+    /// Notes that the record that ends the object is durable. Whether it was not before.
+    pub(crate) fn set_ended(&mut self) -> bool {
+        let before = self.key_and_state & ENDED;
+        self.key_and_state |= ENDED;
+        before == 0
+    }
+
+    /// Whether a recovery now would find the object: what a checkpoint must hold.
+    pub(crate) fn durable(&self) -> bool {
+        let state = self.state();
+        (state == EntryState::Live || state == EntryState::Doomed)
+            && self.key_and_state & (RECORDED | ENDED) == RECORDED
     }
 
     fn key_len(&self) -> usize {

@@ -19,10 +19,12 @@ pub(crate) struct Item {
     pub(crate) record: Record,
     /// Drives (bit mask) whose data must be durable before the record.
     pub(crate) flush: u64,
-    /// Entry that becomes visible when the record is durable.
-    pub(crate) make_live: Option<Id>,
+    /// The object that a put record is about.
+    pub(crate) entry: Option<Id>,
+    /// Whether that object becomes visible when the record is durable; a relaxed one is already.
+    pub(crate) make_live: bool,
     /// Doomed entries that the record makes obsolete. When it is durable, one hold of each ends, if
-    /// its own records are in the same journal; else its removal is recorded next.
+    /// its own records are in the same journal; else its removal is recorded next, in that one.
     pub(crate) release: SmallVec<[Id; 1]>,
     /// Who waits for it.
     pub(crate) waiter: Option<Arc<Waiter>>,
@@ -105,6 +107,11 @@ impl Writer {
         self.place(blocks) + blocks <= self.older.position + self.ring_blocks
     }
 
+    /// Whether any frame fits.
+    pub(crate) fn has_room_for_a_frame(&self) -> bool {
+        self.has_room(MAX_FRAME_BLOCKS as u64)
+    }
+
     /// Whether a checkpoint should be taken: a third of the ring was written since the last one.
     pub(crate) fn wants_checkpoint(&self) -> bool {
         self.next.position - self.newest.position > self.ring_blocks / 3
@@ -176,7 +183,7 @@ impl Journal {
         io: &BlockIo,
         flush: impl FnOnce(u64) -> Result<(), (u64, StoreError)>,
     ) -> Written {
-        if !writer.has_room(MAX_FRAME_BLOCKS as u64) {
+        if !writer.has_room_for_a_frame() {
             return match self.has_waiting() {
                 true => Written::Full,
                 false => Written::Nothing,
@@ -219,7 +226,7 @@ impl Journal {
                 Ok(true) => count += 1,
                 Ok(false) => break,
                 Err(source) => {
-                    let (drive, at) = (String::new(), "a journal record".to_owned());
+                    let (drive, at) = ("journal".to_owned(), "a record".to_owned());
                     let error = StoreError::Format { drive, at, source };
                     return Err((queue.drain(..=count).collect(), error));
                 }

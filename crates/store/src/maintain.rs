@@ -30,7 +30,7 @@ impl Pool {
     /// One pass of everything.
     pub(crate) fn maintain(&self, sweep: &mut Sweep) -> Result<(), StoreError> {
         self.expire(sweep);
-        self.write_journals(self.writable())?;
+        self.write_journals(u64::MAX)?;
         for member in self.present().filter(|m| m.drive.online()) {
             if member.journal.writer().wants_checkpoint() {
                 self.checkpoint(member)?;
@@ -88,15 +88,15 @@ impl Pool {
             let Some(Some(space)) = state.spaces.get_mut(usize::from(drive.index)) else {
                 return Ok(());
             };
-            // Not the last ones: a put must always find room without waiting for the drive.
-            match space.alloc.dirty_chunks() >= least {
-                true => space.alloc.take_dirty(DEALLOCATE_CHUNKS),
-                false => Vec::new(),
+            // Not all of them: a put should find room without waiting for the drive.
+            let most = (space.alloc.free_chunks() / 2).min(DEALLOCATE_CHUNKS);
+            if space.alloc.dirty_chunks() < least || most == 0 {
+                return Ok(());
             }
+            let chunks = space.alloc.take_dirty(most);
+            state.deallocating += chunks.len();
+            chunks
         };
-        if chunks.is_empty() {
-            return Ok(());
-        }
         let len = u64::from(drive.zones.chunks.data);
         let extents = chunks.iter().filter_map(|&chunk| {
             drive.zones.data_offset(chunk, 0).map(|offset| Extent { offset, len })
@@ -107,6 +107,7 @@ impl Pool {
         if let Some(Some(space)) = state.spaces.get_mut(usize::from(drive.index)) {
             space.alloc.deallocated(&chunks, result.is_ok());
         }
+        state.deallocating -= chunks.len();
         drop(state);
         self.changed.notify_all();
         if let Err(error) = &result {

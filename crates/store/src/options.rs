@@ -32,6 +32,7 @@ impl Default for FormatOptions {
 }
 
 const DEFAULT_DEADLINE: Duration = Duration::from_secs(10);
+const LONGEST_DEADLINE: Duration = Duration::from_secs(3600);
 
 /// When a put or remove is acknowledged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -79,6 +80,9 @@ pub struct OpenOptions {
     pub relaxed_interval: Duration,
     /// Time budget of each I/O.
     pub io_deadline: Duration,
+    /// Bytes of each drive that the pool was formatted over, if that is known and less than the drives
+    /// have: lets superblock copies be found when the first one is damaged.
+    pub capacity: Option<u64>,
     /// Open although drives of the pool are missing: their objects are misses. Without it a missing
     /// drive is an error.
     pub allow_missing: bool,
@@ -96,6 +100,7 @@ impl Default for OpenOptions {
             low_watermark: 90,
             relaxed_interval: Duration::from_millis(100),
             io_deadline: DEFAULT_DEADLINE,
+            capacity: None,
             allow_missing: true,
             background: true,
             deallocate: true,
@@ -113,8 +118,9 @@ impl OpenOptions {
                 format!("low {low}, high {high}"),
             ));
         }
-        if self.io_deadline.is_zero() {
-            return Err(StoreError::invalid("io_deadline", "more than 0", "0"));
+        if self.io_deadline.is_zero() || self.io_deadline > LONGEST_DEADLINE {
+            let got = format!("{:?}", self.io_deadline);
+            return Err(StoreError::invalid("io_deadline", "more than 0, at most one hour", got));
         }
         Ok(())
     }

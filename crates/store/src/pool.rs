@@ -17,9 +17,6 @@ use crate::{OpenOptions, StoreError, checkpoint};
 
 /// Waiting records of relaxed operations at which the caller helps to write them.
 const RELAXED_BACKLOG: usize = 2048;
-/// Checkpoints tried to make room in a full ring: each frees what the one before it needed.
-const CHECKPOINT_TRIES: usize = 3;
-
 /// Counters behind [`crate::Stats`].
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
@@ -46,6 +43,15 @@ pub(crate) struct Counters {
 /// Adds to a counter. Counters order nothing.
 pub(crate) fn count(counter: &AtomicU64, by: u64) {
     counter.fetch_add(by, Ordering::Relaxed);
+}
+
+/// What is known of records that were given up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    /// They are not on the drive.
+    NotWritten,
+    /// They may be.
+    Unknown,
 }
 
 /// A drive of the pool with its journal.
@@ -75,9 +81,9 @@ pub(crate) struct Pool {
     pub(crate) options: OpenOptions,
     pub(crate) counters: Counters,
     pub(crate) closed: AtomicBool,
-    /// High bits of the generation of what is put now.
-    epoch: u64,
-    generations: AtomicU64,
+    lost_relaxed: AtomicBool,
+    /// The generation of what is put next.
+    next_generation: AtomicU64,
 }
 
 impl Pool {
@@ -87,7 +93,7 @@ impl Pool {
         state: State,
         staging: Arc<Staging>,
         options: OpenOptions,
-        epoch: u64,
+        next_generation: u64,
     ) -> Self {
         Self {
             uuid,
@@ -98,14 +104,14 @@ impl Pool {
             options,
             counters: Counters::default(),
             closed: AtomicBool::new(false),
-            epoch,
-            generations: AtomicU64::new(1),
+            lost_relaxed: AtomicBool::new(false),
+            next_generation: AtomicU64::new(next_generation),
         }
     }
 
     /// The next generation: higher than any before, in this run and in earlier ones.
     pub(crate) fn generation(&self) -> u64 {
-        (self.epoch << 40) | self.generations.fetch_add(1, Ordering::Relaxed)
+        self.next_generation.fetch_add(1, Ordering::Relaxed)
     }
 
     pub(crate) fn member(&self, drive: u8) -> Option<&Member> {
@@ -118,6 +124,11 @@ impl Pool {
 
     pub(crate) fn present(&self) -> impl Iterator<Item = &Member> {
         self.members.iter().flatten()
+    }
+
+    /// Whether objects on a drive can be read, as far as is known.
+    pub(crate) fn readable(&self, drive: u8) -> bool {
+        self.drive(drive).is_some_and(|drive| drive.status() != DriveStatus::Gone)
     }
 
     /// Name of a drive for messages.
@@ -144,22 +155,19 @@ impl Pool {
 
     /// Adds removals to their journals. Call with the state locked, so that the records of one key
     /// stay in order.
-    pub(crate) fn enqueue(&self, removals: impl IntoIterator<Item = Removal>) -> u64 {
-        let mut drives = 0;
+    pub(crate) fn enqueue(&self, removals: impl IntoIterator<Item = Removal>) {
         for removal in removals {
             if let Some(member) = self.member(removal.drive) {
                 member.journal.enqueue(removal.item);
-                drives |= 1 << removal.drive;
             }
         }
-        drives
     }
 
     /// Writes the journals of these drives (bit mask) until nothing waits in them.
     pub(crate) fn write_journals(&self, drives: u64) -> Result<(), StoreError> {
         let mut result = Ok(());
         for member in self.present().filter(|m| drives & (1 << m.drive.index) != 0) {
-            if let Err(error) = self.write_journal(member) {
+            if let Err(error) = self.write_journal(member, None) {
                 result = Err(error);
             }
         }
@@ -171,28 +179,40 @@ impl Pool {
         let member = self.member(drive).ok_or(StoreError::Closed)?;
         let mut last = Ok(());
         // Whoever takes a record from the queue posts its result before letting the writer go, so
-        // once the writer was ours either the result is there or the record was still waiting.
-        for _ in 0..=CHECKPOINT_TRIES {
+        // once the writer was ours either the result is there or the record still waits; it does so
+        // only if records before it failed, at most once for each drive.
+        for _ in 0..=self.members.len() {
             if let Some((durable, follow)) = waiter.result() {
-                return match durable {
-                    true => self.write_journals(follow),
-                    false => Err(last.err().unwrap_or_else(|| {
+                if !durable {
+                    return Err(last.err().unwrap_or_else(|| {
                         member.drive.failed("the record could not be made durable")
-                    })),
-                };
+                    }));
+                }
+                // The new object is durable and counts, whatever becomes of the old one's drive.
+                if let Err(error) = self.write_journals(follow) {
+                    tracing::warn!(%error, "an older object's drive could not be told of its end");
+                }
+                return Ok(());
             }
-            last = self.write_journal(member);
+            last = self.write_journal(member, Some(waiter));
         }
         Err(last.err().unwrap_or(StoreError::Closed))
     }
 
-    /// Writes waiting records until none is left.
-    fn write_journal(&self, member: &Member) -> Result<(), StoreError> {
-        let mut tries = 0;
+    /// Writes waiting records until none is left, or until `waiter` has its result: what others added
+    /// meanwhile is theirs to write.
+    fn write_journal(&self, member: &Member, waiter: Option<&Waiter>) -> Result<(), StoreError> {
+        let give_up = self.patience();
         loop {
             let mut writer = member.journal.writer();
+            if waiter.is_some_and(|waiter| waiter.result().is_some()) {
+                return Ok(());
+            }
             if !member.drive.online() {
-                self.fail(member, member.journal.abandon_all());
+                if !member.journal.has_waiting() {
+                    return Ok(());
+                }
+                self.fail(member.journal.abandon_all(), Outcome::NotWritten);
                 return Err(member.drive.failed("no record can be written"));
             }
             let flush = |mask| self.flush_drives(mask);
@@ -201,33 +221,39 @@ impl Pool {
                 Written::Frame(items) => self.apply(member, items),
                 Written::Full => {
                     drop(writer);
-                    tries += 1;
-                    if let Err(error) = self.checkpoint_for_room(member, tries) {
-                        member.drive.demote(DriveStatus::ReadOnly, &error);
-                    }
+                    self.make_room_in_ring(member, give_up);
                 }
                 Written::NotFlushed(drives, error) => {
-                    let gone = member.journal.abandon(drives);
-                    self.fail(member, gone);
+                    self.fail(member.journal.abandon(drives), Outcome::NotWritten);
                     return Err(error);
                 }
                 Written::Failed(items, error) => {
                     // The frame may be on the drive or not, so nothing may ever follow it.
                     member.drive.demote(DriveStatus::ReadOnly, &error);
-                    self.fail(member, items);
-                    self.fail(member, member.journal.abandon_all());
+                    self.fail(items, Outcome::Unknown);
+                    self.fail(member.journal.abandon_all(), Outcome::NotWritten);
                     return Err(error);
                 }
             }
         }
     }
 
-    fn checkpoint_for_room(&self, member: &Member, tries: usize) -> Result<(), StoreError> {
-        match tries <= CHECKPOINT_TRIES {
-            true => self.checkpoint(member),
+    /// Takes a checkpoint, unless another thread has just done so. Each frees what the one before it
+    /// needed, so a second may be necessary.
+    fn make_room_in_ring(&self, member: &Member, give_up: Instant) {
+        let one_at_a_time = member.checkpointing.lock();
+        if member.journal.writer().has_room_for_a_frame() {
+            return;
+        }
+        let result = match Instant::now() < give_up {
+            true => self.write_checkpoint(member),
             false => {
                 Err(member.drive.failed("its journal stays full although checkpoints are written"))
             }
+        };
+        drop(one_at_a_time);
+        if let Err(error) = result {
+            member.drive.demote(DriveStatus::ReadOnly, &error);
         }
     }
 
@@ -238,7 +264,13 @@ impl Pool {
         count(&self.counters.journal_records, items.len() as u64);
         let mut state = self.state.lock();
         for item in items {
-            let old = item.make_live.and_then(|id| state.make_live(id));
+            let mut old = None;
+            if let Some(id) = item.entry {
+                if let Some(entry) = state.index.entry_mut(id) {
+                    entry.set_recorded();
+                }
+                old = item.make_live.then(|| state.make_live(id)).flatten();
+            }
             for id in item.release.into_iter().chain(old) {
                 self.retire(&mut state, member.drive.index, id, item.waiter.as_deref());
             }
@@ -250,39 +282,54 @@ impl Pool {
         self.changed.notify_all();
     }
 
-    /// Ends the hold on a doomed object whose successor or removal is durable in the journal of `drive`.
-    /// If its own record is in another journal, that one must learn of it first.
+    /// A doomed object's successor or removal is durable in the journal of `drive`. If its own record is
+    /// in another journal, that one must learn of its end first.
     fn retire(&self, state: &mut State, drive: u8, id: Id, waiter: Option<&Waiter>) {
-        match state.removal(id) {
-            Some(removal) if removal.drive != drive => {
-                if let Some(waiter) = waiter {
-                    waiter.follow(removal.drive);
-                }
-                self.enqueue([removal]);
+        let Some(removal) = state.removal(id) else { return };
+        if removal.drive == drive {
+            state.end(id);
+        } else if self.drive(removal.drive).is_some_and(Drive::online) {
+            if let Some(waiter) = waiter {
+                waiter.follow(removal.drive);
             }
-            _ => state.unhold(id),
+            self.enqueue([removal]);
+        } else {
+            state.haunt(id);
         }
     }
 
-    /// Tells the waiters of records that will not be written. The space of what they were to make
-    /// visible is free again; what they were to free stays taken, since the drive's journal still has
-    /// it.
-    fn fail(&self, _member: &Member, items: Vec<Item>) {
+    /// Tells the waiters of records that will not be written. What they were to free stays taken, since
+    /// the drive's journal still has it. What they were to make visible is free again, unless its record
+    /// may be on the drive after all: then a recovery may find it, and whole.
+    fn fail(&self, items: Vec<Item>, outcome: Outcome) {
         let mut state = self.state.lock();
         for item in items {
-            if let Some(id) = item.make_live {
-                state.release_entry(id);
+            item.release.iter().for_each(|&id| state.haunt(id));
+            if let Some(id) = item.entry
+                && outcome == Outcome::NotWritten
+            {
+                match item.make_live {
+                    true => state.release_entry(id),
+                    false => state.lose(id),
+                }
             }
-            if let Some(waiter) = item.waiter {
-                waiter.finish(false);
+            match item.waiter {
+                Some(waiter) => waiter.finish(false),
+                None => self.lost_relaxed.store(true, Ordering::Release),
             }
         }
         drop(state);
         self.changed.notify_all();
     }
 
-    /// Makes what was written to these drives (bit mask) durable; names those that failed.
-    pub(crate) fn flush_drives(&self, drives: u64) -> Result<(), (u64, StoreError)> {
+    /// Whether relaxed operations that were acknowledged have been lost since the last call.
+    pub(crate) fn take_lost_relaxed(&self) -> bool {
+        self.lost_relaxed.swap(false, Ordering::AcqRel)
+    }
+
+    /// Makes what was written to these drives (bit mask) durable; names those that failed. A drive whose
+    /// flush failed once is never asked again: what it answers then says nothing about earlier writes.
+    fn flush_drives(&self, drives: u64) -> Result<(), (u64, StoreError)> {
         let mut tickets = Vec::new();
         let mut failed: Option<(u64, StoreError)> = None;
         let fail = |failed: &mut Option<(u64, StoreError)>, drive: &Drive, error: StoreError| {
@@ -293,12 +340,13 @@ impl Pool {
         };
         for member in self.present().filter(|m| drives & (1 << m.drive.index) != 0) {
             let drive = &member.drive;
-            if !drive.io.engine.geometry().volatile_cache {
-                continue;
-            }
-            match drive.io.engine.submit(Request::flush(self.options.io_deadline)) {
-                Ok(ticket) => tickets.push((drive, ticket)),
-                Err(error) => fail(&mut failed, drive, error.into()),
+            if !drive.online() {
+                fail(&mut failed, drive, drive.failed("what was written to it may be lost"));
+            } else if drive.io.engine.geometry().volatile_cache {
+                match drive.io.engine.submit(Request::flush(self.options.io_deadline)) {
+                    Ok(ticket) => tickets.push((drive, ticket)),
+                    Err(error) => fail(&mut failed, drive, error.into()),
+                }
             }
         }
         for (drive, ticket) in tickets {
@@ -312,6 +360,10 @@ impl Pool {
     /// Writes a checkpoint of one drive.
     pub(crate) fn checkpoint(&self, member: &Member) -> Result<(), StoreError> {
         let _one_at_a_time = member.checkpointing.lock();
+        self.write_checkpoint(member)
+    }
+
+    fn write_checkpoint(&self, member: &Member) -> Result<(), StoreError> {
         if !member.drive.online() {
             return Err(member.drive.failed("no checkpoint can be written"));
         }
@@ -319,9 +371,7 @@ impl Pool {
             let writer = member.journal.writer();
             (writer.checkpoint + 1, writer.next)
         };
-        // Only drives that take part in writing hold data that is not durable yet.
-        let flush = || self.flush_drives(self.writable()).map_err(|(_, error)| error);
-        let written = checkpoint::write(&member.drive, &self.state, number, start, flush);
+        let written = checkpoint::write(&member.drive, &self.state, number, start);
         if let Err(error) = &written {
             member.drive.note(error);
         }

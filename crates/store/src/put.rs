@@ -11,13 +11,14 @@ use gcos_layout::media::{
 use smallvec::SmallVec;
 
 use crate::drive::Drive;
+use crate::get::info_of;
 use crate::index::Id;
 use crate::journal::{Item, Waiter};
 use crate::memory::Source;
 use crate::payload::{From, Segments, UNIT_BYTES};
 use crate::pool::{Pool, count, now_seconds};
 use crate::staging::Lease;
-use crate::state::{Placement, Removal, State};
+use crate::state::{Placement, Removal, Shortage, State};
 use crate::{Durability, IfExists, PutOptions, PutOutcome, StoreError};
 
 /// Writes of one object in flight.
@@ -28,8 +29,8 @@ const EVICT_BLOCKS: u64 = 8192;
 /// How a put began.
 #[derive(Debug)]
 pub(crate) enum Begun<'a> {
-    /// The key exists and stays.
-    Kept,
+    /// The key exists and stays. A drive is named if the object's record still waits in its journal.
+    Kept(Option<u8>),
     /// Another put of the key is under way.
     Busy,
     /// The data is being written.
@@ -72,8 +73,8 @@ pub(crate) fn check_key(key: &[u8]) -> Result<(), StoreError> {
 
 fn expiry(ttl: Option<Duration>) -> Result<u32, StoreError> {
     let Some(ttl) = ttl else { return Ok(0) };
-    let seconds = ttl.as_secs() + u64::from(ttl.subsec_nanos() > 0);
-    u32::try_from(u64::from(now_seconds()) + seconds)
+    let seconds = ttl.as_secs().saturating_add(u64::from(ttl.subsec_nanos() > 0));
+    u32::try_from(seconds.saturating_add(now_seconds().into()))
         .map_err(|_| StoreError::invalid("ttl", "an end before the year 2106", format!("{ttl:?}")))
 }
 
@@ -137,14 +138,20 @@ impl Pool {
         if options.if_exists == IfExists::Keep
             && let Some(id) = state.index.find(key)
         {
-            if !state.index.entry(id).is_some_and(|e| e.expired(now_seconds())) {
+            let entry = state.index.entry(id);
+            let expired = entry.is_some_and(|entry| entry.expired(now_seconds()));
+            let drives = entry.map(|entry| info_of(entry).drives).unwrap_or_default();
+            if expired {
+                let removal = state.remove(id);
+                self.enqueue(removal);
+                count(&self.counters.expired, 1);
+            } else if drives.iter().all(|&drive| self.readable(drive)) {
                 state.index.touch(id);
                 count(&self.counters.puts_kept, 1);
-                return Ok(Err(Begun::Kept));
+                let waits = state.index.entry(id).filter(|entry| !entry.durable());
+                return Ok(Err(Begun::Kept(waits.map(|entry| entry.head().drive))));
             }
-            let removal = state.remove(id);
-            self.enqueue(removal);
-            count(&self.counters.expired, 1);
+            // An object on a drive that is gone is a miss: the new one takes its place.
         }
         state.writing.insert(key.to_vec());
         drop(state);
@@ -176,27 +183,51 @@ impl Pool {
             .collect();
         let blocks: u64 = needs.iter().map(|&n| u64::from(n)).sum();
         let give_up = self.patience();
+        let mut written = false;
         loop {
             let mut state = self.state.lock();
             let writable = self.writable();
             let id = state.index.add();
-            if let Some(place) = state.place(shape, key.len(), id, writable) {
-                self.evict_above_watermark(&mut state, &needs, writable);
-                return Ok((id, place));
-            }
+            let shortage = match state.place(shape, key.len(), id, writable) {
+                Ok(place) => {
+                    self.evict_above_watermark(&mut state, &needs, writable);
+                    return Ok((id, place));
+                }
+                Err(shortage) => shortage,
+            };
             state.index.free(id);
-            let victims = state.evict(&needs, blocks, writable);
-            let mut drives = self.enqueue_evicted(&state, victims);
-            if drives == 0 && (state.doomed == 0 || std::time::Instant::now() > give_up) {
+            if writable == 0 {
+                let (drive, reason) = ("the pool".to_owned(), "no drive can be written".to_owned());
+                return Err(StoreError::DriveFailed { drive, reason });
+            }
+            let late = std::time::Instant::now() > give_up;
+            if late || !state.can_ever_fit(&needs, writable) {
                 return Err(self.full(&state, blocks));
             }
-            if drives == 0 {
-                // Doomed objects wait for readers, or for records that others are writing.
+            if state.deallocating > 0 {
                 self.wait_changed(&mut state);
-                drives = writable;
+                continue;
+            }
+            let freeing = state.doomed > state.stuck;
+            if freeing && !written {
+                // What was doomed earlier may be enough, once that is on record.
+                written = true;
+            } else {
+                let victims = state.evict(shortage, blocks, writable);
+                if victims.is_empty() && !freeing {
+                    return Err(self.full(&state, blocks));
+                }
+                if victims.is_empty() {
+                    // Readers hold what is doomed, or others are writing its records.
+                    self.wait_changed(&mut state);
+                }
+                self.enqueue_evicted(&state, victims);
             }
             drop(state);
-            self.write_journals(drives)?;
+            // A journal that fails takes its drive out of `writable`; the others may have room.
+            if let Err(error) = self.write_journals(writable) {
+                tracing::warn!(%error, "room could not be made on every drive");
+            }
         }
     }
 
@@ -214,23 +245,38 @@ impl Pool {
     /// Dooms some objects when the pool is fuller than it should be, so that later puts find room that
     /// is free already. Their records go with the next frame.
     fn evict_above_watermark(&self, state: &mut State, needs: &[u32], writable: u64) {
-        let (used, all) = state.blocks();
+        let (used, all) = state.blocks_to_stay();
         if used * 100 <= all * u64::from(self.options.high_watermark) {
             return;
         }
         let excess = used.saturating_sub(all * u64::from(self.options.low_watermark) / 100);
-        let victims = state.evict(needs, excess.min(EVICT_BLOCKS), writable);
+        // Chunks are emptied only when that is the only way, so one at a time here.
+        let largest = needs.iter().copied().max().map_or(Shortage::Records, Shortage::Blocks);
+        let victims = state.evict(largest, excess.min(EVICT_BLOCKS), writable);
         self.enqueue_evicted(state, victims);
     }
 
-    fn enqueue_evicted(&self, state: &State, victims: Vec<Removal>) -> u64 {
+    fn enqueue_evicted(&self, state: &State, victims: Vec<Removal>) {
         count(&self.counters.evicted, victims.len() as u64);
         let bytes = victims
             .iter()
             .flat_map(|v| &v.item.release)
             .filter_map(|&id| state.index.entry(id).map(|entry| u64::from(entry.payload_len())));
         count(&self.counters.evicted_bytes, bytes.sum());
-        self.enqueue(victims)
+        self.enqueue(victims);
+    }
+
+    /// Ends a put that keeps the object that is there: acknowledging it says that it is as durable as
+    /// was asked for.
+    pub(crate) fn keep(
+        &self,
+        waits: Option<u8>,
+        durability: Durability,
+    ) -> Result<PutOutcome, StoreError> {
+        if let (Some(drive), Durability::Sync) = (waits, durability) {
+            self.write_journals(1 << drive)?;
+        }
+        Ok(PutOutcome::Kept)
     }
 
     /// Makes written puts durable and visible. One result for each, in order.
@@ -262,12 +308,12 @@ impl Pool {
         let mut item = Item {
             record: Record::Put(put.record),
             flush: put.drives,
-            make_live: Some(put.id),
+            entry: Some(put.id),
+            make_live: waiter.is_some(),
             release: SmallVec::new(),
             waiter: waiter.clone(),
         };
         if waiter.is_none() {
-            item.make_live = None;
             item.release.extend(state.make_live(put.id));
         }
         let waiting = member.journal.enqueue(item);

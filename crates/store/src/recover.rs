@@ -21,6 +21,8 @@ use crate::{OpenOptions, RecoveryReport, StoreError, checkpoint};
 
 /// Checkpoint pages read at a time, in flight together.
 const READ_DEPTH: u32 = 16;
+/// Bits of a generation that count within an epoch.
+const GENERATION_BITS: u32 = 40;
 /// Ring blocks read at a time.
 const RING_READ_BLOCKS: u64 = 256;
 
@@ -65,7 +67,7 @@ pub(crate) fn open(
         };
         let (member, loaded) = load(found, epoch, &mut index, &mut losers)?;
         report.journal_records += loaded.records;
-        removes.extend(loaded.removes);
+        removes.extend(loaded.removes.into_iter().map(|remove| (number, remove)));
         if loaded.hole {
             report.journal_holes.push(number);
         }
@@ -75,17 +77,24 @@ pub(crate) fn open(
         members.push(Some(member));
     }
     // Removes come last, so that the order of the drives does not matter.
-    for remove in removes {
-        if let Some(id) = index.find(&remove.key)
-            && index.entry(id).is_some_and(|e| e.generation <= remove.generation)
-        {
+    for (number, remove) in removes {
+        let Some(id) = index.find(&remove.key) else { continue };
+        let Some(entry) = index.entry(id) else { continue };
+        let (generation, drive) = (entry.generation, entry.head().drive);
+        if generation <= remove.generation {
+            if drive != number {
+                losers.push((drive, RemoveRecord { key: remove.key, generation }));
+            }
             index.doom(id);
             index.free(id);
         }
     }
+    let highest = index.live().map(|(_, entry)| entry.generation).max().unwrap_or(0);
+    // Unique also if this epoch was used before, by drives that are missing now.
+    let next_generation = (epoch << GENERATION_BITS).max(highest) + 1;
     let state = settle(index, &members, &mut losers, &mut report);
     report.objects = state.index.len() as u64;
-    let pool = Pool::new(uuid, members, state, staging, options, epoch);
+    let pool = Pool::new(uuid, members, state, staging, options, next_generation);
     for member in pool.present() {
         member.drive.update_superblock(|superblock| {
             superblock.epoch = epoch;
@@ -106,10 +115,19 @@ fn find_members(
     report: &mut RecoveryReport,
 ) -> Result<Vec<Option<Found>>, StoreError> {
     let mut found: Vec<Found> = Vec::with_capacity(drives.len());
+    let several = drives.len() > 1;
     for engine in drives {
         let staging = Arc::clone(staging);
         let io = BlockIo { engine, staging, deadline: options.io_deadline };
-        let copies = read_superblock(&io)?;
+        let copies = match read_superblock(&io, options.capacity) {
+            Ok(copies) => copies,
+            // A drive that does not answer is as good as missing.
+            Err(error @ StoreError::Io(_)) if options.allow_missing && several => {
+                tracing::warn!(drive = io.name(), %error, "drive left out");
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
         report.superblock_copies_repaired += copies.disagreeing;
         check_openable(&io, &copies.superblock)?;
         found.push(Found { io, superblock: copies.superblock });
@@ -119,7 +137,7 @@ fn find_members(
         reason,
     };
     let Some(Found { io: a, superblock: reference }) = found.first() else {
-        return Err(StoreError::invalid("drives", "at least one", 0));
+        return Err(StoreError::invalid("drives", "at least one that answers", 0));
     };
     for Found { io: b, superblock } in &found {
         if superblock.pool_uuid != reference.pool_uuid {
@@ -320,14 +338,24 @@ fn load_checkpoint(
     index.reserve(usize::try_from(records).unwrap_or(0));
     for page in pages {
         for record in &page.records {
-            admit(record, index, losers);
+            admit(drive, record, index, losers);
         }
     }
     Ok(true)
 }
 
-/// Enters an object, unless a newer one of its key is there.
-fn admit(record: &PutRecord, index: &mut Index, losers: &mut Vec<(u8, RemoveRecord)>) {
+/// Enters an object that a record on `drive` names, unless a newer one of its key is there.
+fn admit(
+    drive: &Drive,
+    record: &PutRecord,
+    index: &mut Index,
+    losers: &mut Vec<(u8, RemoveRecord)>,
+) {
+    if record.head.drive != drive.index {
+        let key = record.key.escape_ascii();
+        tracing::error!(drive = drive.io.name(), %key, "record of another drive's object skipped");
+        return;
+    }
     let mut lose = |drive: u8, generation| {
         losers.push((drive, RemoveRecord { key: record.key.clone(), generation }));
     };
@@ -349,7 +377,12 @@ fn admit(record: &PutRecord, index: &mut Index, losers: &mut Vec<(u8, RemoveReco
     }
     let id = index.add();
     match index.fill(id, record) {
-        Ok(()) => index.make_live(id),
+        Ok(()) => {
+            if let Some(entry) = index.entry_mut(id) {
+                entry.set_recorded();
+            }
+            index.make_live(id);
+        }
         Err(error) => {
             tracing::error!(%error, "unusable record skipped");
             index.free(id);
@@ -375,7 +408,7 @@ fn replay(
         for record in frame.records {
             loaded.records += 1;
             match record {
-                Record::Put(put) => admit(&put, index, losers),
+                Record::Put(put) => admit(drive, &put, index, losers),
                 Record::Remove(remove) => loaded.removes.push(remove),
             }
         }
@@ -388,7 +421,7 @@ fn replay(
     }
     // After a clean close nothing lies behind the newest checkpoint.
     if loaded.older_used || !drive.superblock.lock().clean {
-        loaded.hole = ring.erase_later(uuid, next.sequence)?;
+        loaded.hole = ring.erase_later(uuid, next.sequence, next.sequence == 1)?;
     }
     if loaded.hole {
         tracing::error!(
@@ -416,13 +449,32 @@ impl Ring<'_> {
         let cached = (self.cached.len() / BLOCK_BYTES) as u64;
         if block < self.first || block + need > self.first + cached {
             let take = RING_READ_BLOCKS.min(blocks - block);
-            let at = self.drive.zones.journal_offset() + block * BLOCK_BYTES as u64;
-            let len = usize::try_from(take).unwrap_or(0) * BLOCK_BYTES;
-            self.cached = self.drive.io.read(at, len)?;
+            self.cached = self.read_blocks(block, take)?;
             self.first = block;
         }
         let from = usize::try_from(block - self.first).unwrap_or(0) * BLOCK_BYTES;
         Ok(self.cached.get(from..).unwrap_or_default())
+    }
+
+    /// Reads ring blocks; those that cannot be read hold no frame.
+    fn read_blocks(&self, block: u64, count: u64) -> Result<Vec<u8>, StoreError> {
+        let at = self.drive.zones.journal_offset() + block * BLOCK_BYTES as u64;
+        let len = usize::try_from(count).unwrap_or(0) * BLOCK_BYTES;
+        match self.drive.io.read(at, len) {
+            Err(error) if error.io_kind() == Some(IoErrorKind::Media) => {}
+            other => return other,
+        }
+        let mut all = vec![0; len];
+        for (block, out) in (0u64..).zip(all.chunks_mut(BLOCK_BYTES)) {
+            match self.drive.io.read(at + block * BLOCK_BYTES as u64, BLOCK_BYTES) {
+                Ok(bytes) => out.copy_from_slice(&bytes),
+                Err(error) if error.io_kind() == Some(IoErrorKind::Media) => {
+                    tracing::error!(drive = self.drive.io.name(), %error, "journal block unreadable");
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(all)
     }
 
     /// The frame that continues the journal at `next`, and its position.
@@ -451,11 +503,21 @@ impl Ring<'_> {
 
     /// Erases valid frames with a higher sequence than `sequence`, so that they are not taken for a
     /// hole again. Whether there were any.
-    fn erase_later(&mut self, uuid: &Uuid, sequence: u64) -> Result<bool, StoreError> {
+    ///
+    /// # Errors
+    /// I/O errors; [`StoreError::Unopenable`] when there are any although there should be `none`: the
+    /// journal's beginning and all checkpoints are lost.
+    fn erase_later(&mut self, uuid: &Uuid, sequence: u64, none: bool) -> Result<bool, StoreError> {
         let mut found = false;
         for block in 0..self.drive.zones.journal_blocks() {
             let bytes = self.bytes_at(block)?;
             if JournalFrame::decode(bytes, uuid).is_ok_and(|frame| frame.sequence > sequence) {
+                if none {
+                    let reason =
+                        "its journal's beginning and its checkpoints are gone; run `gcos fsck`";
+                    let drive = self.drive.io.name().to_owned();
+                    return Err(StoreError::Unopenable { drive, reason: reason.to_owned() });
+                }
                 let at = self.drive.zones.journal_offset() + block * BLOCK_BYTES as u64;
                 self.drive.io.write(at, &[0; BLOCK_BYTES], true)?;
                 found = true;
@@ -481,7 +543,7 @@ fn settle(
             meta_capacity: checkpoint::record_capacity(zones) / 8 * 7,
         })
     });
-    let mut state = State { spaces: spaces.collect(), ..State::default() };
+    let mut state = State::new(Index::default(), spaces.collect());
     let mut order: Vec<(u64, Id)> = index.live().map(|(id, e)| (e.generation, id)).collect();
     // Newest first: whoever is in the way of an object is newer than it.
     order.sort_unstable_by_key(|&(generation, _)| std::cmp::Reverse(generation));
@@ -560,7 +622,8 @@ fn bury(pool: &Pool, losers: Vec<(u8, RemoveRecord)>) -> Result<(), StoreError> 
         member.journal.enqueue(Item {
             record: Record::Remove(record),
             flush: 0,
-            make_live: None,
+            entry: None,
+            make_live: false,
             release: SmallVec::new(),
             waiter: None,
         });

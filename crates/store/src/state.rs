@@ -13,7 +13,7 @@ use crate::journal::Item;
 #[derive(Debug)]
 pub(crate) struct Space {
     pub(crate) alloc: Allocator,
-    /// Bytes of records of the live and pending objects whose heads are here.
+    /// Bytes of records of the objects whose heads are here, until their end is recorded.
     pub(crate) meta_used: u64,
     /// Bytes of records that may be.
     pub(crate) meta_capacity: u64,
@@ -26,6 +26,15 @@ pub(crate) struct Placement {
     pub(crate) pieces: Vec<Location>,
 }
 
+/// What an object could not be placed for want of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Shortage {
+    /// A slot of so many blocks.
+    Blocks(u32),
+    /// Room for its record in a checkpoint.
+    Records,
+}
+
 /// What must change in one step.
 #[derive(Debug, Default)]
 pub(crate) struct State {
@@ -34,12 +43,21 @@ pub(crate) struct State {
     pub(crate) spaces: Vec<Option<Space>>,
     /// Keys that a put is writing.
     pub(crate) writing: HashSet<Vec<u8>>,
+    /// Keys of which an older object lies on a drive that cannot be told that it is gone.
+    pub(crate) haunted: HashSet<Vec<u8>>,
     /// Doomed entries whose space is not free yet.
     pub(crate) doomed: usize,
+    /// Those of them whose space stays taken until the next open.
+    pub(crate) stuck: usize,
+    /// Blocks of doomed entries: taken, and free before long.
+    doomed_blocks: u64,
     pub(crate) payload_bytes: u64,
     pub(crate) pinned: u64,
+    pinned_blocks: u64,
+    /// Chunks that a drive is deallocating.
+    pub(crate) deallocating: usize,
     /// Where the next object goes first.
-    pub(crate) next_drive: usize,
+    next_drive: usize,
 }
 
 /// A record that says that a doomed object is gone, for the journal of `drive`.
@@ -50,44 +68,47 @@ pub(crate) struct Removal {
 }
 
 impl State {
+    pub(crate) fn new(index: Index, spaces: Vec<Option<Space>>) -> Self {
+        Self { index, spaces, ..Self::default() }
+    }
+
     fn space(&mut self, drive: u8) -> Option<&mut Space> {
         self.spaces.get_mut(usize::from(drive))?.as_mut()
     }
 
-    /// Finds places for an object on drives that `usable` (bit mask) allows, without taking them for
-    /// anybody in particular yet: `owner` is entered as their owner. All or nothing.
+    /// Takes places for an object on drives that `usable` (bit mask) allows, in the name of `owner`. All
+    /// or nothing.
     pub(crate) fn place(
         &mut self,
         shape: &Shape,
         key_len: usize,
         owner: Id,
         usable: u64,
-    ) -> Option<Placement> {
-        let count = self.spaces.len();
+    ) -> Result<Placement, Shortage> {
         let first = self.next_drive;
-        self.next_drive = (first + 1) % count.max(1);
+        self.next_drive = (first + 1) % self.spaces.len().max(1);
         let mut pieces: Vec<Location> = Vec::with_capacity(shape.pieces());
         for index in 0..shape.pieces() {
             let blocks = shape.piece_blocks(index);
             match self.take_any(first + index, blocks, 0, owner, usable) {
-                Some(location) => pieces.push(location),
-                None => {
+                Ok(location) => pieces.push(location),
+                Err(shortage) => {
                     self.give_all(&pieces);
-                    return None;
+                    return Err(shortage);
                 }
             }
         }
         let record = Record::put_len(key_len, shape.pieces()) as u64;
         match self.take_any(first, shape.head_blocks(key_len), record, owner, usable) {
-            Some(head) => {
+            Ok(head) => {
                 if let Some(space) = self.space(head.drive) {
                     space.meta_used += record;
                 }
-                Some(Placement { head, pieces })
+                Ok(Placement { head, pieces })
             }
-            None => {
+            Err(shortage) => {
                 self.give_all(&pieces);
-                None
+                Err(shortage)
             }
         }
     }
@@ -101,20 +122,35 @@ impl State {
         record: u64,
         owner: Id,
         usable: u64,
-    ) -> Option<Location> {
+    ) -> Result<Location, Shortage> {
         let count = self.spaces.len();
-        (0..count).map(|i| (first + i) % count).find_map(|drive| {
-            if usable & (1 << drive) == 0 {
-                return None;
-            }
-            let space = self.spaces.get_mut(drive)?.as_mut()?;
+        let mut shortage = Shortage::Records;
+        for drive in (0..count).map(|i| (first + i) % count).filter(|d| usable & (1 << d) != 0) {
+            let Some(Some(space)) = self.spaces.get_mut(drive) else { continue };
             if record > 0 && space.meta_used + record > space.meta_capacity {
-                return None;
+                continue;
             }
-            let class = space.alloc.class(blocks)?;
-            let (chunk, block) = space.alloc.take(class, owner)?;
-            Some(Location { drive: u8::try_from(drive).ok()?, chunk, block })
-        })
+            shortage = Shortage::Blocks(blocks);
+            let taken = space.alloc.class(blocks).and_then(|class| space.alloc.take(class, owner));
+            if let (Some((chunk, block)), Ok(drive)) = (taken, u8::try_from(drive)) {
+                return Ok(Location { drive, chunk, block });
+            }
+        }
+        Err(shortage)
+    }
+
+    /// Whether slots of these sizes (in blocks) would fit, with everything evicted that may be.
+    pub(crate) fn can_ever_fit(&self, needs: &[u32], usable: u64) -> bool {
+        let spaces = || {
+            let usable = move |(drive, _): &(usize, _)| usable & (1 << drive) != 0;
+            self.spaces.iter().enumerate().filter(usable).filter_map(|(_, space)| space.as_ref())
+        };
+        let slot = |blocks: u32| {
+            spaces().find_map(|space| space.alloc.slot_blocks(blocks)).map_or(u64::MAX, u64::from)
+        };
+        let needed = needs.iter().fold(0u64, |sum, &blocks| sum.saturating_add(slot(blocks)));
+        let capacity: u64 = spaces().map(|space| space.alloc.capacity_blocks()).sum();
+        needed <= capacity.saturating_sub(self.pinned_blocks)
     }
 
     fn give_all(&mut self, locations: &[Location]) {
@@ -125,19 +161,30 @@ impl State {
         }
     }
 
-    /// Frees the space and the entry of an object that nobody holds or sees.
-    pub(crate) fn release_entry(&mut self, id: Id) {
+    fn free_record(&mut self, id: Id) {
         let Some(entry) = self.index.entry(id) else { return };
-        let mut places: SmallVec<[Location; 8]> = entry.pieces().collect();
-        let record = Record::put_len(entry.key().len(), places.len()) as u64;
-        places.push(entry.head());
-        let (head, doomed) = (entry.head(), entry.state() == EntryState::Doomed);
-        self.give_all(&places);
-        if !doomed && let Some(space) = self.space(head.drive) {
+        let record = Record::put_len(entry.key().len(), entry.pieces().count()) as u64;
+        let head = entry.head();
+        if let Some(space) = self.space(head.drive) {
             space.meta_used = space.meta_used.saturating_sub(record);
         }
+    }
+
+    /// Frees the space and the entry of an object that nobody holds or sees.
+    pub(crate) fn release_entry(&mut self, id: Id) {
+        if self.index.entry_mut(id).is_some_and(|entry| entry.set_ended()) {
+            self.free_record(id);
+        }
+        let blocks = self.blocks_of(id);
+        let Some(entry) = self.index.entry(id) else { return };
+        let mut places: SmallVec<[Location; 8]> = entry.pieces().collect();
+        places.push(entry.head());
+        if entry.state() == EntryState::Doomed {
+            self.doomed -= 1;
+            self.doomed_blocks = self.doomed_blocks.saturating_sub(blocks);
+        }
+        self.give_all(&places);
         self.index.free(id);
-        self.doomed -= usize::from(doomed);
     }
 
     /// Makes a written object visible. An older one of its key is doomed and returned: its space may be
@@ -149,32 +196,55 @@ impl State {
             self.doom(old);
         }
         self.index.make_live(id);
-        let (len, pinned) =
-            self.index.entry(id).map_or((0, false), |e| (e.payload_len(), e.pins > 0));
+        let entry = self.index.entry(id)?;
+        let (len, pinned) = (entry.payload_len(), entry.pins > 0);
         self.payload_bytes += u64::from(len);
-        self.pinned += u64::from(pinned);
+        if pinned {
+            self.pinned += 1;
+            self.pinned_blocks += self.blocks_of(id);
+        }
         old
     }
 
-    /// Makes an object invisible and holds its space until [`State::unhold`].
+    /// Makes an object invisible and holds its space until [`State::end`].
     pub(crate) fn doom(&mut self, id: Id) {
+        while self.unpin(id) {}
+        let blocks = self.blocks_of(id);
         let Some(entry) = self.index.entry_mut(id) else { return };
         if entry.state() != EntryState::Live {
             return;
         }
         entry.holds += 1;
-        let record = Record::put_len(entry.key().len(), entry.pieces().count()) as u64;
-        let (len, pins, head) = (entry.payload_len(), entry.pins, entry.head());
-        self.payload_bytes -= u64::from(len);
-        self.pinned -= u64::from(pins > 0);
+        self.payload_bytes -= u64::from(entry.payload_len());
         self.doomed += 1;
-        if pins > 0 {
-            // Not in the order: it must be there for `doom` to take it out.
-            self.index.enter_order(id);
-        }
+        self.doomed_blocks += blocks;
         self.index.doom(id);
-        if let Some(space) = self.space(head.drive) {
-            space.meta_used = space.meta_used.saturating_sub(record);
+    }
+
+    /// Notes that the record that ends a doomed object is durable; its space is free when its last
+    /// reader is done.
+    pub(crate) fn end(&mut self, id: Id) {
+        if self.index.entry_mut(id).is_some_and(|entry| entry.set_ended()) {
+            self.free_record(id);
+            self.unhold(id);
+        }
+    }
+
+    /// Gives up an object that is visible and whose record will never be written: it was acknowledged
+    /// relaxed, and is lost.
+    pub(crate) fn lose(&mut self, id: Id) {
+        if self.index.entry(id).is_some_and(|entry| entry.state() == EntryState::Live) {
+            self.doom(id);
+            self.end(id);
+        }
+    }
+
+    /// Notes that a doomed object's drive cannot be told of its end: its space stays taken, and its key
+    /// may come back when the pool is opened again.
+    pub(crate) fn haunt(&mut self, id: Id) {
+        if let Some(entry) = self.index.entry(id) {
+            self.haunted.insert(entry.key().to_vec());
+            self.stuck += 1;
         }
     }
 
@@ -192,7 +262,8 @@ impl State {
         let item = Item {
             record: Record::Remove(record),
             flush: 0,
-            make_live: None,
+            entry: None,
+            make_live: false,
             release: SmallVec::from_buf([id]),
             waiter: None,
         };
@@ -219,6 +290,38 @@ impl State {
         }
     }
 
+    /// Protects a live object from eviction. `false` when it has too many pins.
+    pub(crate) fn pin(&mut self, id: Id) -> bool {
+        let Some(pins) = self.index.entry(id).map(|entry| entry.pins) else { return false };
+        if pins == u16::MAX {
+            return false;
+        }
+        if pins == 0 {
+            self.index.leave_order(id);
+            self.pinned += 1;
+            self.pinned_blocks += self.blocks_of(id);
+        }
+        if let Some(entry) = self.index.entry_mut(id) {
+            entry.pins += 1;
+        }
+        true
+    }
+
+    /// Takes one pin back. `false` when there is none.
+    pub(crate) fn unpin(&mut self, id: Id) -> bool {
+        let Some(entry) = self.index.entry_mut(id) else { return false };
+        if entry.state() != EntryState::Live || entry.pins == 0 {
+            return false;
+        }
+        entry.pins -= 1;
+        if entry.pins == 0 {
+            self.pinned -= 1;
+            self.pinned_blocks = self.pinned_blocks.saturating_sub(self.blocks_of(id));
+            self.index.enter_order(id);
+        }
+        true
+    }
+
     /// Blocks in taken slots, and in all chunks, of the drives present.
     pub(crate) fn blocks(&self) -> (u64, u64) {
         self.spaces.iter().flatten().fold((0, 0), |(used, all), space| {
@@ -226,19 +329,30 @@ impl State {
         })
     }
 
-    /// Dooms least recently used objects to make room for a head and pieces of these sizes (in
-    /// blocks): about as many blocks as are needed, whole chunks if the objects at hand are of other
-    /// sizes. Only objects whose heads are on a drive of `writable` (bit mask) can go, since their
-    /// removal must be recorded. Nothing is returned when nothing can go.
-    pub(crate) fn evict(&mut self, needs: &[u32], most_blocks: u64, writable: u64) -> Vec<Removal> {
+    /// Blocks that stay in use when everything doomed is free, and blocks in all chunks.
+    pub(crate) fn blocks_to_stay(&self) -> (u64, u64) {
+        let (used, all) = self.blocks();
+        (used.saturating_sub(self.doomed_blocks), all)
+    }
+
+    /// Dooms least recently used objects, of about `most_blocks` blocks, to mend a shortage: where a slot
+    /// is wanted and the objects at hand have slots of other sizes, all of a chunk, since only an empty
+    /// chunk can be divided anew. Only objects whose heads are on a drive of `writable` (bit mask) can
+    /// go: their end must be recorded.
+    pub(crate) fn evict(
+        &mut self,
+        shortage: Shortage,
+        most_blocks: u64,
+        writable: u64,
+    ) -> Vec<Removal> {
+        let candidates = self.oldest(most_blocks, writable);
         let mut freed = 0;
         let mut victims = Vec::new();
-        while freed < most_blocks {
-            let can_go = |id: &Id| {
-                self.index.entry(*id).is_some_and(|e| writable & (1 << e.head().drive) != 0)
-            };
-            let Some(oldest) = self.index.oldest_first().find(can_go) else { break };
-            for id in self.with_neighbours(oldest, needs, writable) {
+        for candidate in candidates {
+            if freed >= most_blocks {
+                break;
+            }
+            for id in self.with_neighbours(candidate, shortage, writable) {
                 freed += self.blocks_of(id);
                 victims.extend(self.remove(id));
             }
@@ -246,24 +360,41 @@ impl State {
         victims
     }
 
-    /// The object, and if its slots are of no use for `needs`, all that share a chunk with them: only
-    /// a chunk that is empty can be divided anew.
-    fn with_neighbours(&self, id: Id, needs: &[u32], writable: u64) -> Vec<Id> {
-        let Some(entry) = self.index.entry(id) else { return Vec::new() };
+    /// The least recently used objects that can go, of at least `blocks` blocks together.
+    fn oldest(&self, blocks: u64, writable: u64) -> Vec<Id> {
+        let mut sum = 0;
+        let can_go = |id: &Id| self.is_evictable(*id, writable);
+        let enough = |id: &Id| {
+            let before = sum;
+            sum += self.blocks_of(*id);
+            before < blocks
+        };
+        self.index.oldest_first().filter(can_go).take_while(enough).collect()
+    }
+
+    fn is_evictable(&self, id: Id, writable: u64) -> bool {
+        self.index.entry(id).is_some_and(|entry| {
+            entry.state() == EntryState::Live
+                && entry.pins == 0
+                && writable & (1 << entry.head().drive) != 0
+        })
+    }
+
+    /// The object, unless it has gone already, and those that share a chunk with it if its own slots
+    /// are of no use.
+    fn with_neighbours(&self, id: Id, shortage: Shortage, writable: u64) -> Vec<Id> {
+        let Some(entry) = self.index.entry(id).filter(|_| self.is_evictable(id, writable)) else {
+            return Vec::new();
+        };
         let mut found = vec![id];
+        let Shortage::Blocks(blocks) = shortage else { return found };
         for place in entry.pieces().chain([entry.head()]) {
             let Some(Some(space)) = self.spaces.get(usize::from(place.drive)) else { continue };
-            let class = space.alloc.chunk_class(place.chunk);
-            if needs.iter().any(|&blocks| space.alloc.class(blocks) == class) {
+            if space.alloc.class(blocks) == space.alloc.chunk_class(place.chunk) {
                 continue;
             }
-            found.extend(space.alloc.owners(place.chunk).filter(|&other| {
-                self.index.entry(other).is_some_and(|e| {
-                    e.state() == EntryState::Live
-                        && e.pins == 0
-                        && writable & (1 << e.head().drive) != 0
-                })
-            }));
+            let owners = space.alloc.owners(place.chunk);
+            found.extend(owners.filter(|&other| self.is_evictable(other, writable)));
         }
         found.sort_unstable();
         found.dedup();
@@ -271,10 +402,17 @@ impl State {
     }
 
     fn blocks_of(&self, id: Id) -> u64 {
-        let Some(entry) = self.index.entry(id) else { return 1 };
-        let shape = entry.shape().ok();
-        let pieces =
-            shape.map_or(0, |s| (0..s.pieces()).map(|i| u64::from(s.piece_blocks(i))).sum());
-        pieces + shape.map_or(1, |s| u64::from(s.head_blocks(entry.key().len())))
+        let Some(entry) = self.index.entry(id) else { return 0 };
+        let Ok(shape) = entry.shape() else { return 0 };
+        let needs = (0..shape.pieces()).map(|i| shape.piece_blocks(i));
+        let places = entry.pieces().zip(needs);
+        let head = (entry.head(), shape.head_blocks(entry.key().len()));
+        places.chain([head]).map(|(place, blocks)| self.slot_blocks(place, blocks)).sum()
+    }
+
+    /// Blocks of the slot that holds `blocks` blocks on a drive.
+    fn slot_blocks(&self, place: Location, blocks: u32) -> u64 {
+        let space = self.spaces.get(usize::from(place.drive)).and_then(Option::as_ref);
+        space.and_then(|space| space.alloc.slot_blocks(blocks)).map_or(0, u64::from)
     }
 }

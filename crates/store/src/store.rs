@@ -98,7 +98,7 @@ impl Store {
         let source = source.into();
         loop {
             match self.pool.begin_put(key, &source, options)? {
-                Begun::Kept => return Ok(PutOutcome::Kept),
+                Begun::Kept(waits) => return self.pool.keep(waits, options.durability),
                 Begun::Busy => self.pool.await_key(key)?,
                 Begun::Writing(put) => {
                     let mut results = self.pool.commit_puts(vec![Ok(put)], options.durability);
@@ -127,7 +127,9 @@ impl Store {
                         batch.push((at, put));
                         break None;
                     }
-                    Ok(Begun::Kept) => break Some(Ok(PutOutcome::Kept)),
+                    Ok(Begun::Kept(waits)) => {
+                        break Some(self.pool.keep(waits, options.durability));
+                    }
                     // Never wait for others while they may wait for what this batch holds.
                     Ok(Begun::Busy) | Err(StoreError::Full { .. }) if !batch.is_empty() => {
                         self.commit_batch(&mut batch, &mut results, options.durability);
@@ -298,37 +300,12 @@ impl Store {
     /// Protects an object from eviction until as many [`Store::unpin`] calls. Pins do not survive the
     /// store. `false` when there is no such object or it has 65,535 pins.
     pub fn pin(&self, key: &[u8]) -> bool {
-        let pin = |state: &mut State, id| {
-            let pins = state.index.entry(id).map_or(u16::MAX, |entry| entry.pins);
-            if pins == 0 {
-                state.index.leave_order(id);
-                state.pinned += 1;
-            }
-            match state.index.entry_mut(id) {
-                Some(entry) if pins < u16::MAX => {
-                    entry.pins += 1;
-                    true
-                }
-                _ => false,
-            }
-        };
-        self.with_live(key, pin).unwrap_or(false)
+        self.with_live(key, State::pin).unwrap_or(false)
     }
 
     /// Takes one pin back. `false` when there is no such object or it is not pinned.
     pub fn unpin(&self, key: &[u8]) -> bool {
-        let unpin = |state: &mut State, id| {
-            let Some(entry) = state.index.entry_mut(id).filter(|entry| entry.pins > 0) else {
-                return false;
-            };
-            entry.pins -= 1;
-            if entry.pins == 0 {
-                state.pinned -= 1;
-                state.index.enter_order(id);
-            }
-            true
-        };
-        self.with_live(key, unpin).unwrap_or(false)
+        self.with_live(key, State::unpin).unwrap_or(false)
     }
 
     /// Marks an object as just used. `false` when there is none.
@@ -340,8 +317,9 @@ impl Store {
     /// none.
     ///
     /// # Errors
-    /// With [`Durability::Sync`]: when the removal could not be made durable. The object is invisible
-    /// all the same, but may be back after a crash.
+    /// With [`Durability::Sync`]: when the removal could not be made durable, or an older object of the
+    /// key lies on a drive that cannot be written. The object is invisible all the same, but it or the
+    /// older one may be back at the next open.
     pub fn remove(&self, key: &[u8], durability: Durability) -> Result<bool, StoreError> {
         self.pool.check_open()?;
         check_key(key)?;
@@ -352,10 +330,20 @@ impl Store {
         let waiter = (durability == Durability::Sync).then(Arc::<Waiter>::default);
         removal.item.waiter.clone_from(&waiter);
         self.pool.enqueue([removal]);
+        let haunted = state.haunted.contains(key);
         drop(state);
         count(&self.pool.counters.removed, 1);
         if let Some(waiter) = waiter {
             self.pool.await_record(drive, &waiter)?;
+            if haunted {
+                return Err(StoreError::DriveFailed {
+                    drive: "a drive that cannot be written".to_owned(),
+                    reason:
+                        "it holds an older object of this key, which may come back when the pool \
+                             is opened again"
+                            .to_owned(),
+                });
+            }
         }
         Ok(true)
     }
@@ -433,18 +421,22 @@ impl Store {
     /// Makes everything acknowledged so far durable.
     ///
     /// # Errors
-    /// When a drive could not confirm it.
+    /// When a drive could not confirm it; [`StoreError::RelaxedLost`], once, when relaxed operations
+    /// since the last flush were lost because of a drive's failure.
     pub fn flush(&self) -> Result<(), StoreError> {
         self.pool.check_open()?;
         // A durable record may call for another one on a drive whose turn is over.
-        let mut rounds = 0;
-        loop {
-            self.pool.write_journals(self.pool.writable())?;
-            rounds += 1;
-            let waiting = |m: &&Member| m.drive.online() && m.journal.has_waiting();
-            if rounds == FLUSH_ROUNDS || self.pool.present().find(waiting).is_none() {
-                return Ok(());
+        let waiting = |m: &Member| m.drive.online() && m.journal.has_waiting();
+        let mut result = Ok(());
+        for _ in 0..FLUSH_ROUNDS {
+            result = self.pool.write_journals(u64::MAX);
+            if result.is_err() || !self.pool.present().any(waiting) {
+                break;
             }
+        }
+        match self.pool.take_lost_relaxed() {
+            true => result.and(Err(StoreError::RelaxedLost)),
+            false => result,
         }
     }
 

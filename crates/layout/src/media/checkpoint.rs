@@ -1,6 +1,6 @@
 use super::bytes::{get, get_u32, get_u64, put, put_u32, put_u64};
 use super::journal::decode_records;
-use super::{BLOCK_BYTES, FormatError, PutRecord, Record, Uuid};
+use super::{BLOCK_BYTES, FormatError, MAX_SEQUENCE, PutRecord, Record, Uuid};
 use crate::checksum::{Crc32c, crc32c};
 
 /// Length of a checkpoint page in bytes.
@@ -82,6 +82,12 @@ impl CheckpointHeader {
         if get_u32(b, 12) as usize != CHECKPOINT_PAGE_BYTES {
             let (field, got, expected) = ("page length", get_u32(b, 12).into(), "65,536");
             return Err(FormatError::Field { what: HEADER, field, got, expected });
+        }
+        for (field, got) in [("number", get_u64(b, 32)), ("journal sequence", get_u64(b, 40))] {
+            if got > MAX_SEQUENCE {
+                let expected = "at most 2^56";
+                return Err(FormatError::Field { what: HEADER, field, got, expected });
+            }
         }
         Ok(Self {
             drive_uuid: *drive,

@@ -1,5 +1,5 @@
 use super::bytes::{get, get_u16, get_u32, get_u64, put, put_u16, put_u32, put_u64};
-use super::{BLOCK_BYTES, FormatError, Record, Uuid};
+use super::{BLOCK_BYTES, FormatError, MAX_SEQUENCE, Record, Uuid};
 use crate::checksum::crc32c;
 
 /// Longest frame in blocks.
@@ -109,6 +109,10 @@ impl JournalFrame {
         let (stored, computed) = (get_u32(b, 4), crc32c(b.split_at(8).1));
         if stored != computed {
             return Err(FormatError::Checksum { what: WHAT, stored, computed });
+        }
+        if get_u64(b, 8) > MAX_SEQUENCE {
+            let (field, got, expected) = ("sequence", get_u64(b, 8), "at most 2^56");
+            return Err(FormatError::Field { what: WHAT, field, got, expected });
         }
         Ok(Self {
             sequence: get_u64(b, 8),

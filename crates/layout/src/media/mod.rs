@@ -39,6 +39,13 @@ pub const MAX_PIECES: usize = 256;
 /// Most drives in one pool.
 pub const MAX_DRIVES: usize = 64;
 
+/// Highest epoch: with it, generations (epoch × 2^40 + counter) stay below 2^63.
+pub const MAX_EPOCH: u64 = (1 << 23) - 2;
+
+/// Highest sequence of superblocks and journal frames, and checkpoint number: what counts up from one
+/// of them does not overflow.
+pub const MAX_SEQUENCE: u64 = 1 << 56;
+
 /// A 128-bit identity of a pool or drive, in RFC 9562 byte order.
 pub type Uuid = [u8; 16];
 

@@ -147,6 +147,9 @@ impl PutRecord {
 
     fn decode(body: &[u8]) -> Result<Self, FormatError> {
         let count = get_u16(body, 18);
+        if get_u64(body, 8) >> 63 != 0 {
+            return Err(refuse("generation", get_u64(body, 8), "below 2^63"));
+        }
         let key = key_of(body, count.into())?.to_vec();
         let shape = Shape::from_fields(get_u32(body, 20), count, get_u16(body, 28))?;
         let piece = |i| Location::decode(get(body, FRONT + Location::BYTES * i));

@@ -1,5 +1,8 @@
 use super::bytes::{get, get_u16, get_u32, get_u64, put, put_u16, put_u32, put_u64};
-use super::{BLOCK_BYTES, FormatError, GRAIN_BYTES, MAX_DRIVES, Uuid, ZoneChunks, ZoneMap};
+use super::{
+    BLOCK_BYTES, FormatError, GRAIN_BYTES, MAX_DRIVES, MAX_EPOCH, MAX_SEQUENCE, Uuid, ZoneChunks,
+    ZoneMap,
+};
 use crate::checksum::{crc32c, crc64};
 
 /// Major version that this build reads and writes.
@@ -155,6 +158,12 @@ impl Superblock {
         let members: Vec<Uuid> = (0..count).map(|i| get(b, MEMBERS_AT + 16 * i)).collect();
         if members.get(usize::from(index)) != Some(&get(b, 48)) {
             return field("drive index", index.into(), "the place of the drive UUID in the list");
+        }
+        if get_u64(b, 16) > MAX_SEQUENCE {
+            return field("sequence", get_u64(b, 16), "at most 2^56");
+        }
+        if get_u64(b, 80) > MAX_EPOCH {
+            return field("epoch", get_u64(b, 80), "at most 2^23 - 2");
         }
         let chunks = ZoneChunks {
             superblock: get_u32(b, 104),

@@ -6,6 +6,7 @@ mod eviction;
 mod faults;
 mod many_drives;
 mod objects;
+mod regressions;
 
 use std::sync::Arc;
 use std::time::Duration;
