@@ -7,6 +7,12 @@ use std::sync::atomic::Ordering;
 use super::*;
 use crate::{Durability, IfExists, MissReason, StoreError};
 
+/// The seeds from `first` on: as many as a test takes by default, or as `GCOS_SEEDS` says.
+fn seeds(first: u64, default: u64) -> std::ops::Range<u64> {
+    let count = std::env::var("GCOS_SEEDS").ok().and_then(|n| n.parse().ok()).unwrap_or(default);
+    first..first + count
+}
+
 /// What a key may read as.
 #[derive(Debug, Clone, Default)]
 struct Allowed {
@@ -133,28 +139,28 @@ fn cut_power_often(seed: u64, drives: usize, bytes: usize, durability: Durabilit
 
 #[test]
 fn acknowledged_puts_survive_power_cuts() {
-    for seed in 0..40 {
+    for seed in seeds(0, 40) {
         cut_power_often(seed, 1, 16 * MIB, Durability::Sync, false);
     }
 }
 
 #[test]
 fn acknowledged_puts_survive_power_cuts_on_three_drives() {
-    for seed in 100..120 {
+    for seed in seeds(100_000, 20) {
         cut_power_often(seed, 3, 8 * MIB, Durability::Sync, false);
     }
 }
 
 #[test]
 fn acknowledged_puts_survive_power_cuts_while_evicting() {
-    for seed in 200..220 {
+    for seed in seeds(200_000, 20) {
         cut_power_often(seed, 1, 6 * MIB, Durability::Sync, true);
     }
 }
 
 #[test]
 fn relaxed_puts_are_whole_or_absent_after_power_cuts() {
-    for seed in 300..320 {
+    for seed in seeds(300_000, 20) {
         let mut run = Run::new(seed, 2, 16 * MIB, true);
         for round in 0..8 {
             let store = open(&run.drives);
