@@ -185,6 +185,7 @@ impl Config {
             io_deadline: self.io_deadline(),
             allow_missing: self.pool.allow_missing,
             deallocate: self.pool.deallocate,
+            capacity: Some(self.disk.capacity_bytes),
             ..OpenOptions::default()
         }
     }

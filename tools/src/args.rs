@@ -277,9 +277,9 @@ pub(crate) struct ReplayArgs {
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Each figure stands beside the ceiling of its path, measured in the same run: for memory one copy of
-the same bytes (and for objects one CRC-32C pass more), for a file plain direct I/O of the same size
-and concurrency.
+Each figure stands beside the ceiling of its path: for memory one copy of the same bytes (memcpy, and
+for objects one CRC-32C pass more), for a file plain direct I/O of the same size, with as many
+requests in flight. Both are measured five times, in turn; what is printed are the medians.
 
 Examples:
   gcos bench
@@ -295,17 +295,17 @@ pub(crate) struct BenchArgs {
           default_value = "4KiB,64KiB,1MiB,8MiB,32MiB")]
     pub(crate) size: Vec<u64>,
     /// Requests (or objects) in flight for each thread
-    #[arg(long, value_name = "DEPTHS", value_delimiter = ',', default_value = "1,8,32",
+    #[arg(long, value_name = "DEPTHS", value_delimiter = ',', default_value = "1,8",
           value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) qd: Vec<u16>,
     /// Threads
-    #[arg(long, value_name = "COUNTS", value_delimiter = ',', default_value = "1,2",
+    #[arg(long, value_name = "COUNTS", value_delimiter = ',', default_value = "1",
           value_parser = clap::value_parser!(u16).range(1..=256))]
     pub(crate) threads: Vec<u16>,
-    /// Time for each figure, in seconds
-    #[arg(long, value_name = "SECONDS", default_value_t = 0.3)]
+    /// Time for each figure, in seconds (as long again for its ceiling)
+    #[arg(long, value_name = "SECONDS", default_value_t = 0.5)]
     pub(crate) seconds: f64,
-    /// Only the cost of the driver: time per command spent in submitting and in reaping
+    /// Only the cost of the driver: nanoseconds per command spent in submitting and in reaping
     #[arg(long)]
     pub(crate) driver_cost: bool,
 }

@@ -199,7 +199,7 @@ impl Controller {
     pub(crate) fn can_fetch(&self, sq: &Sq) -> bool {
         !sq.is_dead()
             && self.may_fetch()
-            && !matches!(sq.waiting(&self.doorbells), Ok(0))
+            && sq.has_news(&self.doorbells)
             && sq.cq.has_room(&self.doorbells)
     }
 

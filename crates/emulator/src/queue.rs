@@ -179,6 +179,16 @@ impl Sq {
         Ok(distance(self.head.load(Ordering::Relaxed), tail, self.place.entries))
     }
 
+    /// Whether [`Sq::waiting`] would return anything but 0. Reports nothing.
+    pub(crate) fn has_news(&self, doorbells: &SharedMemory) -> bool {
+        let tail = load(doorbells, self.place.doorbell);
+        if tail < self.place.entries {
+            tail != self.head.load(Ordering::Relaxed)
+        } else {
+            tail != self.wrong.load(Ordering::Relaxed)
+        }
+    }
+
     /// Reads up to `count` entries into `out`, which holds whole entries, up to the queue's end:
     /// how many were read. The head moves past them.
     pub(crate) fn fetch(

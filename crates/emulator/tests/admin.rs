@@ -6,7 +6,7 @@
 mod common;
 
 use common::{Host, Queue, buffer, prp, ram};
-use gcos_emulator::{Action, Config, Namespace, Rule};
+use gcos_emulator::{Action, Config, Namespace, Rule, Run};
 use gcos_layout::nvme::{
     AdminCommand, AsyncEvent, AsyncEventConfig, AsyncEventType, Cns, CriticalWarning, DataPointer,
     ErrorLogEntry, Feature, FeatureId, FirmwareSlotLog, IdentifyController, IdentifyNamespace,
@@ -323,8 +323,17 @@ fn event_requests_are_limited_and_can_be_aborted() {
 }
 
 #[test]
-fn wrong_doorbells_are_events() {
-    let mut host = Host::new(ram(1 << 20));
+fn wrong_doorbells_are_events_on_threads() {
+    wrong_doorbells_are_events(Run::Threads);
+}
+
+#[test]
+fn wrong_doorbells_are_events_in_steps() {
+    (0..20).for_each(|seed| wrong_doorbells_are_events(Run::Stepped { seed }));
+}
+
+fn wrong_doorbells_are_events(run: Run) {
+    let mut host = Host::new(Config { run, ..ram(1 << 20) });
     let mut queue = host.queue(1, 8);
     let ask = |host: &mut Host, cid| {
         host.admin_submit(AdminCommand::AsyncEventRequest.encode(cid, 0, DataPointer::NONE));

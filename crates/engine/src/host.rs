@@ -204,7 +204,8 @@ impl Engine for HostQueueEngine {
             return Err(request.error(&self.geometry, IoErrorKind::Invalid, error.to_string()));
         }
         let needless = match request.op {
-            Op::Flush => !self.geometry.volatile_cache,
+            // Not the geometry's: a reset may have enabled the cache.
+            Op::Flush => !self.controller.volatile_cache(),
             Op::Deallocate => !self.geometry.deallocate,
             Op::Read | Op::Write { .. } => false,
         };
@@ -224,5 +225,37 @@ impl Engine for HostQueueEngine {
         let left = end.saturating_sub(now());
         let ended = self.controller.shutdown(Some(left));
         flushed.and(ended.map_err(|error| claim.error(self.controller.name(), error)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use gcos_emulator::{Config, Emulator, Medium, WriteCacheConfig};
+    use gcos_layout::nvme::{AdminCommand, Feature};
+
+    const DEADLINE: Duration = Duration::from_secs(5);
+
+    #[test]
+    fn a_flush_reaches_a_drive_whose_cache_was_enabled_by_a_reset() {
+        let write_cache = Some(WriteCacheConfig::default());
+        let emulator =
+            Emulator::new(Config { write_cache, ..Config::new(Medium::ram(1 << 20).unwrap()) });
+        let emulator = emulator.unwrap();
+        let before = Controller::open(emulator.function(), Options::default()).unwrap();
+        let feature = Feature::VolatileWriteCache { enabled: false };
+        let disable = AdminCommand::SetFeatures { feature, save: false };
+        before.admin(disable, 0, None, DEADLINE).unwrap();
+        before.shutdown(Some(DEADLINE)).unwrap();
+
+        let engine = HostQueueEngine::open(emulator.function(), HostQueueOptions::default());
+        let engine = engine.unwrap();
+        engine.run(Request::flush(DEADLINE)).unwrap();
+        assert_eq!(emulator.counts().flushes, 0, "no cache, nothing to flush");
+        // Power returns: the cache is enabled again.
+        emulator.power_on();
+        engine.controller().reset().unwrap();
+        engine.run(Request::flush(DEADLINE)).unwrap();
+        assert_eq!(emulator.counts().flushes, 1);
     }
 }

@@ -1,11 +1,13 @@
-//! What the driver itself costs per command: 4 KiB reads on a stand-in controller that completes
-//! each command while its doorbell is being written.
+//! What the driver itself costs per command, submitted and reaped: 4 KiB reads on a stand-in controller
+//! without a medium, which completes each command while its doorbell is being written.
 //!
-//! `cargo run --release -p gcos-nvme --example overhead` prints nanoseconds per command; the
-//! stand-in's own work, which is measured first, is in them.
+//! `cargo run --release -p gcos-nvme --example overhead` prints nanoseconds and instructions per
+//! command. The stand-in's own work, which is measured first, is in them. Instructions are counted
+//! by valgrind, which runs this program again: twice per line, to take the start away.
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a measuring program")]
 
 use std::collections::BTreeMap;
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -17,6 +19,7 @@ use gcos_layout::nvme::{
 };
 use gcos_nvme::{BlockRange, Controller, IoOp, IoRequest, Options};
 use parking_lot::Mutex;
+use smallvec::smallvec;
 
 type Mappings = Arc<Mutex<BTreeMap<u64, Arc<SharedMemory>>>>;
 
@@ -191,48 +194,85 @@ impl Function for StandIn {
     }
 }
 
-const COMMANDS: u32 = 1_000_000;
+/// Commands that are timed, and fewer that are counted, which takes far longer.
+const TIMED: u32 = 1_000_000;
+const COUNTED: u32 = 64 * 1024;
+/// The least time of so many runs counts: the others were disturbed.
+const RUNS: u32 = 5;
 
-fn measure(controller: &Arc<Controller>, depth: usize) {
+/// Runs `commands` reads, `depth` at a time; depth 0 is the stand-in alone.
+fn run(depth: usize, commands: u32) -> Duration {
+    if depth == 0 {
+        return run_stand_in(commands);
+    }
+    let controller = Controller::open(StandIn::new(), Options::default()).unwrap();
     let buffer = controller.dma().alloc(depth * 4096).unwrap();
     let slices: Vec<_> = (0..depth).map(|i| buffer.slice(i * 4096, 4096).unwrap()).collect();
     let mut pending = Vec::with_capacity(depth);
     let began = Instant::now();
-    for round in 0..COMMANDS / depth as u32 {
+    for round in 0..commands / depth as u32 {
         for slice in &slices {
             let request = IoRequest {
                 nsid: 1,
                 op: IoOp::Read,
-                ranges: std::iter::once(BlockRange { slba: round.into(), blocks: 1 }).collect(),
-                segments: std::iter::once(slice.clone()).collect(),
+                ranges: smallvec![BlockRange { slba: round.into(), blocks: 1 }],
+                segments: smallvec![slice.clone()],
                 timeout: Duration::from_secs(5),
             };
             pending.push(controller.submit(request).unwrap());
         }
         pending.drain(..).for_each(|pending| pending.wait().unwrap());
     }
-    let each = began.elapsed().as_nanos() as f64 / f64::from(COMMANDS);
-    println!("depth {depth:3}: {each:6.1} ns per command");
+    began.elapsed()
 }
 
 /// The stand-in alone: the lock, the entry's first dword, the completion.
-fn measure_stand_in() {
+fn run_stand_in(commands: u32) -> Duration {
     let stand_in = StandIn::new();
     let memory = || Arc::new(SharedMemory::anonymous(65_536).unwrap());
     stand_in.model.lock().io = Some(Queue::new(1, 256, memory(), memory()));
     let began = Instant::now();
-    for n in 1..=COMMANDS {
+    for n in 1..=commands {
         stand_in.write32(DOORBELLS + 8, n % 256);
         stand_in.write32(DOORBELLS + 12, n % 256);
     }
-    let each = began.elapsed().as_nanos() as f64 / f64::from(COMMANDS);
-    println!("stand-in : {each:6.1} ns per command");
+    began.elapsed()
+}
+
+fn nanoseconds(depth: usize) -> f64 {
+    let least = (0..RUNS).map(|_| run(depth, TIMED)).min().unwrap();
+    least.as_nanos() as f64 / f64::from(TIMED)
+}
+
+/// Instructions per command; `None` without valgrind.
+fn instructions(depth: usize) -> Option<u64> {
+    let with = instructions_of(depth, COUNTED)?;
+    Some((with - instructions_of(depth, 0)?) / u64::from(COUNTED))
+}
+
+/// Instructions of this whole program when it does nothing but [`run`].
+fn instructions_of(depth: usize, commands: u32) -> Option<u64> {
+    let output = Command::new("valgrind")
+        .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
+        .arg(std::env::current_exe().unwrap())
+        .args([depth.to_string(), commands.to_string()])
+        .output()
+        .ok()?;
+    let report = String::from_utf8(output.stderr).unwrap();
+    let (_, count) = report.split_once("Collected : ")?;
+    count.split_whitespace().next()?.parse().ok()
 }
 
 fn main() {
-    measure_stand_in();
-    let controller = Controller::open(StandIn::new(), Options::default()).unwrap();
-    for depth in [1, 8, 32, 128] {
-        measure(&controller, depth);
+    let arguments: Vec<u32> = std::env::args().skip(1).map(|a| a.parse().unwrap()).collect();
+    if let &[depth, commands] = &*arguments {
+        run(depth as usize, commands);
+        return;
+    }
+    for depth in [0, 1, 8, 32, 128] {
+        let what = if depth == 0 { "stand-in".to_owned() } else { format!("depth {depth}") };
+        let counted =
+            instructions(depth).map_or("valgrind is not installed: no".into(), |n| n.to_string());
+        println!("{what:>9}: {:5.1} ns, {counted} instructions per command", nanoseconds(depth));
     }
 }

@@ -159,10 +159,16 @@ impl Core {
         self.path().create_queue(create_sq, sq, timeout).map(drop)
     }
 
-    /// Deletes a submission queue, then its completion queue.
+    /// Deletes a submission queue, then its completion queue, as far as they exist.
     pub(crate) fn delete_queues(&self, qid: u16, timeout: Duration) -> Result<(), AdminError> {
-        self.path().run(AdminCommand::DeleteSq { qid }, 0, None, timeout)?;
-        self.path().run(AdminCommand::DeleteCq { qid }, 0, None, timeout).map(drop)
+        for command in [AdminCommand::DeleteSq { qid }, AdminCommand::DeleteCq { qid }] {
+            match self.path().run(command, 0, None, timeout) {
+                Err(AdminError::Ended(error))
+                    if error.status().map(Status::code) == Some(Status::INVALID_QID) => {}
+                result => drop(result?),
+            }
+        }
+        Ok(())
     }
 
     fn set_write_cache(&self, options: &Options) -> Result<bool, AdminError> {

@@ -34,7 +34,8 @@ pub struct Controller {
     pub(crate) facts: Facts,
     volatile_cache: AtomicBool,
     state: AtomicU8,
-    /// Resets since opening; queues of an older epoch do not exist on the controller any more.
+    /// Resets survived since opening; queues of an older epoch do not exist on the controller any
+    /// more.
     pub(crate) epoch: AtomicU64,
     reason: Mutex<Arc<str>>,
     /// Held while an abort, a reset or a shutdown runs. Lock order: before any queue pair's lock.

@@ -56,8 +56,10 @@ impl Controller {
             tracing::warn!(device = %self.name(), %error, "asynchronous events stay as they were");
         }
         let mut state = self.events.0.lock();
-        state.posted.clear();
-        for _ in 0..self.facts.identity.async_event_limit.min(POSTED) {
+        // A reset has ended all but those that were posted since, by whoever was handling an event.
+        state.posted.retain(|request| !request.is_done());
+        let wanted = usize::from(self.facts.identity.async_event_limit.min(POSTED));
+        for _ in state.posted.len()..wanted {
             self.post_event_request(&mut state);
         }
     }
@@ -77,15 +79,10 @@ impl Controller {
         self.core.reap(&self.core.admin);
         let Some(mut state) = self.events.0.try_lock() else { return };
         let mut hung = None;
-        let mut index = 0;
-        while let Some(request) = state.posted.get(index) {
-            if !request.is_done() {
-                index += 1;
-                continue;
-            }
-            let request = state.posted.swap_remove(index);
-            let result = request.take_result();
-            match result {
+        // Those that have ended by now: a controller that reports without end keeps nobody here.
+        let ended: Vec<_> = state.posted.extract_if(.., |request| request.is_done()).collect();
+        for request in ended {
+            match request.take_result() {
                 Ok(dw0) => hung = hung.or(self.handle_event(&mut state, AsyncEvent(dw0)).err()),
                 Err(error) => tracing::debug!(%error, "asynchronous event request ended"),
             }

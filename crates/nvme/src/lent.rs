@@ -55,7 +55,7 @@ impl Controller {
             }
         }
         self.check_usable()?;
-        let _recovering = self.recovery.lock();
+        let recovering = self.recovery.lock();
         self.check_usable()?;
         let Some(qid) = self.lendable.lock().pop() else {
             let most = self.options.lent_queue_pairs;
@@ -77,6 +77,11 @@ impl Controller {
         lent.memory = Some((sq, cq));
         let timeout = self.options.admin_timeout;
         let created = self.core.create_queues(qid, entries, addresses, None, timeout);
+        if let Err(AdminError::Hung(error)) = &created {
+            self.reset_locked(&error.to_string());
+        }
+        // Dropping `lent` takes the lock, too.
+        drop(recovering);
         created.map_err(AdminError::into_inner)?;
         Ok(lent)
     }
@@ -108,19 +113,23 @@ impl LentQueuePair {
             && self.controller.epoch.load(Ordering::Acquire) == self.epoch
     }
 
-    fn delete(&self) -> Result<(), AdminError> {
+    /// Afterwards the controller reaches the queues' memory no more.
+    ///
+    /// # Errors
+    /// [`NvmeError::Gone`] when it may do so for ever, since it could not be stopped.
+    fn delete(&self) -> Result<(), NvmeError> {
         let controller = &self.controller;
-        if controller.core.stuck.load(Ordering::Acquire) {
-            return Err(AdminError::Hung(controller.gone()));
+        // A reset or shutdown that has begun deletes the queues, but only once it has ended.
+        let _recovering = controller.recovery.lock();
+        if self.is_current()
+            && let Err(error) =
+                controller.core.delete_queues(self.qid, controller.options.admin_timeout)
+        {
+            controller.reset_locked(&error.into_inner().to_string());
         }
-        if !self.is_current() {
-            // A reset or the end of the controller has deleted the queues.
-            return Ok(());
-        }
-        match controller.core.delete_queues(self.qid, controller.options.admin_timeout) {
-            // The controller answered that there are no such queues.
-            Err(AdminError::Ended(_)) | Ok(()) => Ok(()),
-            hung => hung,
+        match controller.core.stuck.load(Ordering::Acquire) {
+            true => Err(controller.gone()),
+            false => Ok(()),
         }
     }
 }
@@ -128,7 +137,6 @@ impl LentQueuePair {
 impl Drop for LentQueuePair {
     fn drop(&mut self) {
         if let Err(error) = self.delete() {
-            let error = error.into_inner();
             tracing::error!(%error, qid = self.qid, "lent queue not deleted: its memory is leaked");
             std::mem::forget(self.memory.take());
             return;

@@ -107,7 +107,6 @@ impl Controller {
             }
             Disabled::Stuck => self.give_up_on_stuck(),
         }
-        self.epoch.fetch_add(1, Ordering::AcqRel);
     }
 
     fn ended_by_reset(&self, label: Label, expired: bool) -> NvmeError {
@@ -128,6 +127,8 @@ impl Controller {
         match result {
             Ok(volatile_cache) => {
                 self.set_volatile_cache(volatile_cache);
+                // Before the state: queues of the old epoch are at no moment taken for live ones.
+                self.epoch.fetch_add(1, Ordering::AcqRel);
                 self.set_state(State::Live, "");
                 self.arm_events();
                 tracing::info!(device = %self.name(), "the controller is back after a reset");

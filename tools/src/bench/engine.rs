@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use gcos::engine::{Engine, Request, Ticket};
-use gcos::hw::DmaBuffer;
+use gcos::hw::{DmaBuffer, DmaSpace};
 
 use super::plan::Load;
 use crate::failure::Failure;
@@ -64,23 +64,29 @@ pub(super) fn offsets(seed: u64, span: u64, size: usize) -> impl FnMut() -> u64 
     move || random.u64(0..slots) * size as u64
 }
 
-/// One figure.
+/// Device memory of a load, one buffer for each thread, touched already.
+pub(super) fn buffers(dma: &Arc<DmaSpace>, load: Load) -> Result<Vec<DmaBuffer>, Failure> {
+    let mut buffers = Vec::with_capacity(load.threads);
+    for _ in 0..load.threads {
+        let mut buffer = dma.alloc(load.size * load.depth)?;
+        buffer.bytes_mut()?.fill(0x5a);
+        buffers.push(buffer);
+    }
+    Ok(buffers)
+}
+
+/// One measurement.
 pub(super) fn run(
     engine: &Arc<dyn Engine>,
+    buffers: &[DmaBuffer],
     load: Load,
     direction: Direction,
     span: u64,
     time: Duration,
 ) -> Result<Moved, Failure> {
-    let mut buffers = Vec::with_capacity(load.threads);
-    for _ in 0..load.threads {
-        let mut buffer = engine.dma().alloc(load.size * load.depth)?;
-        buffer.bytes_mut()?.fill(0x5a);
-        buffers.push(buffer);
-    }
-    on_threads(buffers, |index, buffer| {
+    on_threads(buffers.iter().collect(), |index, buffer| {
         let offset = offsets(index as u64, span, load.size);
-        keep_busy(engine.as_ref(), &buffer, load, direction, offset, time)
+        keep_busy(engine.as_ref(), buffer, load, direction, offset, time)
     })
 }
 

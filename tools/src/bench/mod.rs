@@ -1,4 +1,4 @@
-//! `gcos bench`: a path beside its own ceiling, measured in the same run.
+//! `gcos bench`: a path beside its own ceiling, measured in turn with it.
 
 mod ceiling;
 mod driver_cost;
@@ -16,12 +16,16 @@ use gcos::{Store, open_drives, units};
 use serde::Serialize;
 use serde_json::json;
 
+use self::ceiling::Ceiling;
 use self::engine::{Direction, Moved};
 use self::plan::{Load, Plan, Target};
 use crate::args::BenchArgs;
 use crate::failure::{Failure, Outcome};
 use crate::meter::{Meter, Unit};
 use crate::output::{Output, table};
+
+/// Measurements of each figure, subject and ceiling in turn.
+const ROUNDS: u32 = 5;
 
 /// `gcos bench`.
 pub(crate) fn run(args: &BenchArgs, out: &Output) -> Result<Outcome, Failure> {
@@ -87,7 +91,7 @@ fn fill(path: &std::path::Path, span: u64) -> std::io::Result<()> {
     file.sync()
 }
 
-/// One row.
+/// One row: the medians of all rounds.
 #[derive(Debug, Serialize)]
 struct Figure {
     level: &'static str,
@@ -97,44 +101,79 @@ struct Figure {
     threads: usize,
     per_second: f64,
     bytes_per_second: f64,
+    /// What the ceiling is.
+    ceiling: Option<&'static str>,
     ceiling_bytes_per_second: Option<f64>,
     ratio: Option<f64>,
 }
 
-impl Figure {
-    fn new(names: [&'static str; 2], load: Load, moved: Moved, ceiling: Option<Moved>) -> Self {
-        let [level, operation] = names;
-        let ceiling = ceiling.map(|ceiling| ceiling.rate());
-        Self {
-            level,
-            operation,
-            size: load.size,
-            queue_depth: load.depth,
-            threads: load.threads,
-            per_second: moved.per_second(),
-            bytes_per_second: moved.rate(),
-            ceiling_bytes_per_second: ceiling,
-            ratio: ceiling.map(|ceiling| moved.rate() / ceiling.max(1.0)),
+/// The median of measurements, by bytes per second.
+fn median(mut rounds: Vec<Moved>) -> Moved {
+    rounds.sort_by(|a, b| a.rate().total_cmp(&b.rate()));
+    rounds.get(rounds.len() / 2).copied().unwrap_or_default()
+}
+
+/// Measures subject and ceiling in turn, so that both see the same moods of the machine.
+fn figure(
+    plan: &Plan,
+    [level, operation]: [&'static str; 2],
+    load: Load,
+    direction: Direction,
+    ceiling: &mut Option<Ceiling>,
+    mut subject: impl FnMut(Duration) -> Result<Moved, Failure>,
+) -> Result<Figure, Failure> {
+    let object = level == OBJECT;
+    let time = Duration::from_secs_f64(plan.seconds / f64::from(ROUNDS));
+    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        ours.push(subject(time)?);
+        if let Some(ceiling) = ceiling {
+            theirs.push(ceiling.run(direction, object, time)?);
         }
     }
+    let moved = median(ours);
+    let reached = (!theirs.is_empty()).then(|| median(theirs).rate());
+    Ok(Figure {
+        level,
+        operation,
+        size: load.size,
+        queue_depth: load.depth,
+        threads: load.threads,
+        per_second: moved.per_second(),
+        bytes_per_second: moved.rate(),
+        ceiling: ceiling.as_ref().map(|ceiling| ceiling.name(object)),
+        ceiling_bytes_per_second: reached,
+        ratio: reached.map(|reached| moved.rate() / reached.max(1.0)),
+    })
 }
 
 fn measure(plan: &Plan, files: &Files, meter: &Meter) -> Result<Vec<Figure>, Failure> {
     let Some(config) = plan.config()? else {
-        return engine_figures(plan, files, &noop(plan)?, meter);
+        return engine_figures(plan, &mut None, &noop(plan)?, meter);
     };
+    let mut ceiling = ceiling(plan, files)?;
     let drives = open_drives(&config, true)?;
     let mut figures = Vec::new();
     if let Some(engine) = drives.engines.first() {
         warm(plan, engine)?;
-        figures.extend(engine_figures(plan, files, engine, meter)?);
+        figures.extend(engine_figures(plan, &mut ceiling, engine, meter)?);
     }
     let options = gcos::FormatOptions { force: true, ..config.format_options(true) };
     gcos::store::format(&drives.engines, &options)?;
     let store = Store::open(drives.engines, config.open_options())?;
-    figures.extend(object_figures(plan, files, &store, meter)?);
+    objects::touch(&store)?;
+    figures.extend(object_figures(plan, &mut ceiling, &store, meter)?);
     store.close()?;
     Ok(figures)
+}
+
+fn ceiling(plan: &Plan, files: &Files) -> Result<Option<Ceiling>, Failure> {
+    let Some(&load) = plan.loads.first() else { return Ok(None) };
+    match (&plan.target, &files.ceiling) {
+        (Target::Ram, _) => Ok(Some(Ceiling::memory(plan.span, load))),
+        (_, Some(file)) => Ceiling::file(file, plan.span, load).map(Some),
+        _ => Ok(None),
+    }
 }
 
 fn noop(plan: &Plan) -> Result<Arc<dyn Engine>, Failure> {
@@ -164,22 +203,25 @@ fn warm(plan: &Plan, engine: &Arc<dyn Engine>) -> Result<(), Failure> {
     Ok(())
 }
 
+const ENGINE: &str = "engine";
+const OBJECT: &str = "object";
+
 const DIRECTIONS: [(Direction, [&str; 2]); 2] =
     [(Direction::Write, ["write", "put"]), (Direction::Read, ["read", "get"])];
 
 fn engine_figures(
     plan: &Plan,
-    files: &Files,
+    ceiling: &mut Option<Ceiling>,
     engine: &Arc<dyn Engine>,
     meter: &Meter,
 ) -> Result<Vec<Figure>, Failure> {
-    let time = Duration::from_secs_f64(plan.seconds);
     let mut figures = Vec::new();
     for &load in &plan.loads {
+        let buffers = engine::buffers(engine.dma(), load)?;
+        ceiling.as_mut().map_or(Ok(()), |ceiling| ceiling.prepare(load))?;
         for (direction, [name, _]) in DIRECTIONS {
-            let moved = engine::run(engine, load, direction, plan.span, time)?;
-            let ceiling = ceiling(plan, files, load, direction, false)?;
-            figures.push(Figure::new(["engine", name], load, moved, ceiling));
+            let subject = |time| engine::run(engine, &buffers, load, direction, plan.span, time);
+            figures.push(figure(plan, [ENGINE, name], load, direction, ceiling, subject)?);
             meter.add(1);
         }
     }
@@ -188,37 +230,22 @@ fn engine_figures(
 
 fn object_figures(
     plan: &Plan,
-    files: &Files,
+    ceiling: &mut Option<Ceiling>,
     store: &Store,
     meter: &Meter,
 ) -> Result<Vec<Figure>, Failure> {
-    let time = Duration::from_secs_f64(plan.seconds);
     let mut figures = Vec::new();
     for &load in &plan.loads {
+        let buffers = objects::buffers(store, load)?;
+        ceiling.as_mut().map_or(Ok(()), |ceiling| ceiling.prepare(load))?;
         for (direction, [_, name]) in DIRECTIONS {
-            let moved = objects::run(store, load, direction, time)?;
-            let ceiling = ceiling(plan, files, load, direction, true)?;
-            figures.push(Figure::new(["object", name], load, moved, ceiling));
+            let subject = |time| objects::run(store, &buffers, load, direction, time);
+            figures.push(figure(plan, [OBJECT, name], load, direction, ceiling, subject)?);
             meter.add(1);
         }
         objects::clean(store, load)?;
     }
     Ok(figures)
-}
-
-fn ceiling(
-    plan: &Plan,
-    files: &Files,
-    load: Load,
-    direction: Direction,
-    object: bool,
-) -> Result<Option<Moved>, Failure> {
-    let time = Duration::from_secs_f64(plan.seconds);
-    match (&plan.target, &files.ceiling) {
-        (Target::Ram, _) => ceiling::memory(load, direction, object, plan.span, time).map(Some),
-        (_, Some(file)) => ceiling::file(file, load, direction, plan.span, time).map(Some),
-        _ => Ok(None),
-    }
 }
 
 fn report(plan: &Plan, args: &BenchArgs, figures: &[Figure], out: &Output) {
@@ -232,18 +259,20 @@ fn report(plan: &Plan, args: &BenchArgs, figures: &[Figure], out: &Output) {
             figure.threads.to_string(),
             format!("{:.0}", figure.per_second),
             gigabytes(figure.bytes_per_second),
+            figure.ceiling.unwrap_or("-").to_owned(),
             figure.ceiling_bytes_per_second.map_or("-".to_owned(), gigabytes),
             figure.ratio.map_or("-".to_owned(), |ratio| format!("{:.0} %", ratio * 100.0)),
         ]
     };
-    let header = ["level", "op", "size", "qd", "threads", "per s", "GB/s", "ceiling GB/s", "ratio"];
+    let header =
+        ["level", "op", "size", "qd", "threads", "per s", "GB/s", "ceiling", "GB/s", "ratio"];
     let rows = figures.iter().map(row).collect();
-    let mut text = table(&header, rows, &[2, 3, 4, 5, 6, 7, 8]);
+    let mut text = table(&header, rows, &[2, 3, 4, 5, 6, 8, 9]);
     if plan.left_out > 0 {
-        let (left_out, what) = (plan.left_out, "combinations that need more than 512MiB");
+        let (left_out, what) = (plan.left_out, "combinations that need more than 512 MiB");
         text += &format!("\nLeft out: {left_out} {what}, or than the medium has.");
     }
-    let document = json!({ "path": args.path, "seconds": plan.seconds, "figures": figures,
+    let document = json!({ "path": args.path, "seconds": plan.seconds, "rounds": ROUNDS, "figures": figures,
         "left_out": plan.left_out });
     out.result(&document, text);
 }

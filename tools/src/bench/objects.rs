@@ -3,28 +3,37 @@
 use std::time::{Duration, Instant};
 
 use gcos::hw::{DmaBuffer, DmaSlice};
-use gcos::{IfExists, PutOptions, Sink, Source, Store};
+use gcos::{Durability, IfExists, PutOptions, Sink, Source, Store};
 
 use super::engine::{Direction, Moved, on_threads};
 use super::plan::Load;
 use crate::failure::Failure;
 
-/// One figure. Puts replace objects of earlier ones, so that the pool does not fill; gets take what
-/// puts of the same load left, so measure puts first.
-pub(super) fn run(
-    store: &Store,
-    load: Load,
-    direction: Direction,
-    time: Duration,
-) -> Result<Moved, Failure> {
+/// Bytes of the objects that touch the medium: whole chunks.
+const TOUCH: usize = 8 << 20;
+
+/// Device memory of a load, one buffer for each thread, touched already.
+pub(super) fn buffers(store: &Store, load: Load) -> Result<Vec<DmaBuffer>, Failure> {
     let mut buffers = Vec::with_capacity(load.threads);
     for _ in 0..load.threads {
         let mut buffer = store.buffer(load.size * load.depth)?;
         buffer.bytes_mut()?.fill(0x5a);
         buffers.push(buffer);
     }
-    on_threads(buffers, |index, buffer| {
-        let segments = segments(&buffer, load)?;
+    Ok(buffers)
+}
+
+/// One measurement. Puts replace objects of earlier ones, so that the pool does not fill; gets take
+/// what puts of the same load left, so measure puts first.
+pub(super) fn run(
+    store: &Store,
+    buffers: &[DmaBuffer],
+    load: Load,
+    direction: Direction,
+    time: Duration,
+) -> Result<Moved, Failure> {
+    on_threads(buffers.iter().collect(), |index, buffer| {
+        let segments = segments(buffer, load)?;
         let keys: Vec<_> = (0..load.depth).map(|slot| key(load, index, slot)).collect();
         let start = Instant::now();
         let mut count = 0u64;
@@ -39,11 +48,32 @@ pub(super) fn run(
     })
 }
 
+/// Fills the pool and empties it again: formatting has deallocated the data zone, and no figure should
+/// hold first touches of memory or of file blocks.
+pub(super) fn touch(store: &Store) -> Result<(), Failure> {
+    let mut buffer = store.buffer(TOUCH)?;
+    buffer.bytes_mut()?.fill(0x5a);
+    let segment = [buffer.slice(0, TOUCH)?];
+    let options = PutOptions { durability: Durability::Relaxed, ..PutOptions::default() };
+    let capacity = store.stats().capacity_bytes;
+    let mut keys = Vec::new();
+    // Less than the watermark from which on the pool evicts.
+    while (store.stats().used_bytes + TOUCH as u64) * 100 < capacity * 94 {
+        let key = format!("touch/{}", keys.len());
+        store.put(key.as_bytes(), Source::Segments(&segment), &options)?;
+        keys.push(key);
+    }
+    for key in keys {
+        store.remove(key.as_bytes(), Durability::Relaxed)?;
+    }
+    Ok(store.flush()?)
+}
+
 /// Removes what [`run`] put.
 pub(super) fn clean(store: &Store, load: Load) -> Result<(), Failure> {
     for thread in 0..load.threads {
         for slot in 0..load.depth {
-            store.remove(key(load, thread, slot).as_bytes(), gcos::Durability::Relaxed)?;
+            store.remove(key(load, thread, slot).as_bytes(), Durability::Relaxed)?;
         }
     }
     Ok(store.flush()?)

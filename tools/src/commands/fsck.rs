@@ -1,10 +1,13 @@
-use gcos::check::{CheckOptions, Phase, Progress, Report, check};
+use std::cmp::Reverse;
+
+use gcos::check::{CheckOptions, FindingCode, Phase, Progress, Report, Severity, check};
 use gcos::units;
+use serde_json::{Value, json};
 
 use crate::args::{FsckArgs, Globals};
 use crate::failure::{Failure, Outcome};
 use crate::meter::{Meter, Unit};
-use crate::output::Output;
+use crate::output::{Output, table};
 use crate::pool;
 
 /// `gcos fsck`.
@@ -17,8 +20,20 @@ pub(crate) fn run(globals: &Globals, args: &FsckArgs, out: &Output) -> Result<Ou
     let report = check(&drives.engines, &options, &mut |progress| show(&meter, progress))?;
     drop(meter);
     pool::release(&config, drives)?;
-    out.result(&report, text(&report, args));
+    let document = json!({ "clean": report.is_clean(), "repaired": report.is_repaired(),
+        "data": args.data, "repair": args.repair });
+    out.result(&merged(&report, document), text(&report, args));
     Ok(Outcome::good_if(report.is_clean() || report.is_repaired()))
+}
+
+/// The report, and beside its fields what it amounts to.
+fn merged(report: &Report, mut document: Value) -> Value {
+    if let (Value::Object(all), Ok(Value::Object(fields))) =
+        (&mut document, serde_json::to_value(report))
+    {
+        all.extend(fields);
+    }
+    document
 }
 
 fn show(meter: &Meter, progress: Progress) {
@@ -32,28 +47,120 @@ fn show(meter: &Meter, progress: Progress) {
     meter.set(progress.done, progress.total);
 }
 
+/// Findings of one kind that are printed one by one.
+const LISTED: usize = 10;
+
 fn text(report: &Report, args: &FsckArgs) -> String {
-    let mut text = String::new();
-    for finding in &report.findings {
-        let drive = finding.drive.as_deref().unwrap_or("pool");
-        let repaired = if finding.repaired { " (repaired)" } else { "" };
-        text += &format!("{drive}: {}: {}{repaired}\n", finding.what, finding.detail);
-    }
-    let pool = report.pool_uuid.as_deref().unwrap_or("no pool");
-    text += &format!(
-        "{pool}: {} objects, {} of payload on {} drives",
-        report.objects,
-        units::about(report.payload_bytes),
-        report.drives.len()
-    );
-    if args.data {
-        text += &format!(", {} read and verified", units::about(report.data_bytes_read));
-    }
-    text += match (report.is_clean(), report.is_repaired()) {
-        (true, _) => ": clean.",
-        (false, true) => ": repaired.",
-        (false, false) if args.repair => ": damage that cannot be repaired is left.",
-        (false, false) => ": damage was found; `gcos fsck --repair` repairs what can be repaired.",
+    let mut parts = vec![summary(report, args)];
+    parts.extend(groups(report));
+    parts.push(advice(report, args));
+    parts.join("\n\n")
+}
+
+fn summary(report: &Report, args: &FsckArgs) -> String {
+    let verdict = match (report.is_clean(), report.is_repaired()) {
+        (true, _) => "clean",
+        (false, true) => "repaired",
+        (false, false) if args.repair => "DAMAGED, and not all of it could be repaired",
+        (false, false) => "DAMAGED",
     };
+    let row = |name: &str, value: String| vec![name.to_owned(), value];
+    let mut rows = vec![
+        row("pool", report.pool_uuid.clone().unwrap_or_else(|| "none found".to_owned())),
+        row("result", verdict.to_owned()),
+        row("drives", drives(report)),
+        row(
+            "objects",
+            format!("{}, {} of payload", report.objects, units::about(report.payload_bytes)),
+        ),
+    ];
+    if report.dropped > 0 {
+        let what = if args.repair { "dropped" } else { "that a repair would drop" };
+        rows.push(row("objects lost", format!("{} {what}", report.dropped)));
+    }
+    rows.push(row("data", data(report, args)));
+    table(&[], rows, &[])
+}
+
+fn drives(report: &Report) -> String {
+    let usable = report.drives.iter().filter(|drive| drive.index.is_some()).count();
+    let mut text = format!("{usable} of {} given are usable", report.drives.len());
+    if !report.missing.is_empty() {
+        let missing: Vec<_> = report.missing.iter().map(u16::to_string).collect();
+        text += &format!("; missing in the pool: {}", missing.join(", "));
+    }
     text
+}
+
+fn data(report: &Report, args: &FsckArgs) -> String {
+    match args.data {
+        true => format!("{} read and compared with checksums", units::about(report.data_bytes_read)),
+        false => "not read (--data reads every object)".to_owned(),
+    }
+}
+
+/// The findings of each kind together, the worst first.
+fn groups(report: &Report) -> Vec<String> {
+    let mut codes: Vec<_> = report.counts.keys().copied().collect();
+    codes.sort_by_key(|code| (Reverse(code.severity()), *code));
+    codes.into_iter().map(|code| group(report, code)).collect()
+}
+
+fn group(report: &Report, code: FindingCode) -> String {
+    let findings: Vec<_> = report.findings.iter().filter(|f| f.code == code).collect();
+    let repaired = findings.iter().filter(|finding| finding.repaired).count();
+    let severity = match code.severity() {
+        Severity::Info => "note",
+        Severity::Warning => "warning",
+        Severity::Error => "ERROR",
+    };
+    let count = report.count(code);
+    let mut text = format!("{severity}: {} ({count}", name(code));
+    text += &match repaired {
+        0 => ")".to_owned(),
+        _ if repaired as u64 == count => ", repaired)".to_owned(),
+        some => format!(", {some} of those listed repaired)"),
+    };
+    for finding in findings.iter().take(LISTED) {
+        let drive = finding.drive.as_deref().unwrap_or("pool");
+        text += &format!("\n  {drive}: {}: {}", finding.what, finding.detail);
+    }
+    let more = count.saturating_sub(findings.len().min(LISTED) as u64);
+    if more > 0 {
+        text += &format!("\n  and {more} more; --json lists up to a thousand of a kind");
+    }
+    text
+}
+
+/// The stable name of a kind, with spaces.
+fn name(code: FindingCode) -> String {
+    serde_json::to_value(code)
+        .ok()
+        .and_then(|value| value.as_str().map(|name| name.replace('_', " ")))
+        .unwrap_or_else(|| format!("{code:?}"))
+}
+
+/// What to do next.
+fn advice(report: &Report, args: &FsckArgs) -> String {
+    let lost = [FindingCode::SuperblockNoQuorum, FindingCode::FormatInProgress];
+    let lost = lost.iter().any(|&code| report.count(code) > 0);
+    let text = if report.is_clean() && args.data {
+        "Nothing to do."
+    } else if report.is_clean() {
+        "Nothing to do. `gcos fsck --data` reads every object too."
+    } else if report.is_repaired() {
+        "Repaired. `gcos fsck --data` checks it once more."
+    } else if report.pool_uuid.is_none() && !lost {
+        "Next: check that disk.paths names the drives of the pool; `gcos zone-format` makes a new one."
+    } else if lost {
+        "Next: if a zone-format was interrupted, `gcos zone-format --force` makes a new pool and erases \
+         what is there. If not, keep a copy of the drive: fsck does not guess which superblock is right."
+    } else if args.repair {
+        "Next: see above for what is left. The rest of the pool can be used; objects that are damaged \
+         are misses."
+    } else {
+        "Next: `gcos fsck --repair` repairs what can be repaired without inventing data; `gcos fsck \
+         --data` says first which objects that would cost."
+    };
+    text.to_owned()
 }

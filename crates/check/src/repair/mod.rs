@@ -7,15 +7,14 @@ mod order;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use gcos_layout::media::MAX_EPOCH;
+
 use crate::drive::Drive;
 use crate::findings::{Findings, Fix};
 use crate::metadata::Metadata;
 use crate::objects::Objects;
 use crate::pool::Pool;
 use crate::{CheckError, DiskError, FindingCode, Phase, Progress};
-
-/// Latest epoch that leaves room for more: generations have 24 bits for it.
-const EPOCH_MOST: u64 = (1 << 24) - 2;
 
 fn failed(drive: &Drive<'_>, what: &'static str, source: DiskError) -> CheckError {
     CheckError::Disk { drive: drive.name().to_owned(), what, source: Box::new(source) }
@@ -56,7 +55,7 @@ pub(crate) fn successors(
         }
         match drive.frozen.clone() {
             Some(why) => skipped(drive, "superblock", &why, findings),
-            None if epoch > EPOCH_MOST => {
+            None if epoch >= MAX_EPOCH => {
                 skipped(drive, "superblock", "the epoch found cannot be true", findings);
             }
             None => {

@@ -102,7 +102,10 @@ impl IdentifyController {
     pub fn max_transfer_bytes(&self, page_bytes: u64) -> Option<u64> {
         match self.mdts {
             0 => None,
-            mdts => Some(page_bytes.checked_shl(mdts.into()).unwrap_or(u64::MAX)),
+            mdts => {
+                let pages = 1u64.checked_shl(mdts.into()).unwrap_or(u64::MAX);
+                Some(page_bytes.saturating_mul(pages))
+            }
         }
     }
 
@@ -234,6 +237,18 @@ mod tests {
         assert_eq!(IdentifyController::decode(&full().encode()), full());
         assert_eq!(full().max_transfer_bytes(4096), Some(131_072));
         assert!(full().volatile_write_cache());
+    }
+
+    #[test]
+    fn a_transfer_limit_beyond_64_bits_is_none_that_binds() {
+        for (mdts, expected) in [(0, None), (51, Some(1 << 63)), (52, Some(u64::MAX))] {
+            let identity = IdentifyController { mdts, ..full() };
+            assert_eq!(identity.max_transfer_bytes(4096), expected, "MDTS {mdts}");
+        }
+        for mdts in 53..=u8::MAX {
+            let identity = IdentifyController { mdts, ..full() };
+            assert_eq!(identity.max_transfer_bytes(4096), Some(u64::MAX), "MDTS {mdts}");
+        }
     }
 
     #[test]

@@ -4,5 +4,6 @@
 mod bring_up;
 mod common;
 mod io;
+mod races;
 mod recovery;
 mod stuck;
