@@ -8,7 +8,7 @@ use gcos_layout::media::{BLOCK_BYTES, GRAIN_BYTES, Location, ObjectHeader, Shape
 use smallvec::SmallVec;
 
 use crate::drive::Drive;
-use crate::index::{Entry, Id};
+use crate::index::Id;
 use crate::memory::Sink;
 use crate::payload::{Into, Segments, UNIT_BYTES, grains_of};
 use crate::pool::{Pool, count, now_seconds};
@@ -94,22 +94,6 @@ pub(crate) struct Reading<'a> {
     culprit: u8,
 }
 
-pub(crate) fn info_of(entry: &Entry) -> ObjectInfo {
-    let mut drives = vec![entry.head().drive];
-    for piece in entry.pieces() {
-        if !drives.contains(&piece.drive) {
-            drives.push(piece.drive);
-        }
-    }
-    ObjectInfo {
-        len: entry.payload_len(),
-        generation: entry.generation,
-        expires_at: (entry.expiry != 0).then_some(entry.expiry),
-        pins: entry.pins.into(),
-        drives,
-    }
-}
-
 impl Pool {
     /// Looks a key up and submits the first reads.
     pub(crate) fn begin_get<'a>(
@@ -186,7 +170,7 @@ impl Pool {
             pieces: entry.pieces().collect(),
             generation: entry.generation,
             root: entry.root,
-            info: info_of(entry),
+            info: ObjectInfo::of(entry),
         };
         let lost = |drive: &&u8| !self.readable(**drive);
         if let Some(&drive) = object.info.drives.iter().find(lost) {

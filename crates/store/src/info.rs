@@ -1,5 +1,7 @@
 use serde::Serialize;
 
+use crate::index::Entry;
+
 /// How a put ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -72,6 +74,24 @@ pub struct ObjectInfo {
     pub pins: u32,
     /// Indices of the drives that it lies on, the head's first.
     pub drives: Vec<u8>,
+}
+
+impl ObjectInfo {
+    pub(crate) fn of(entry: &Entry) -> Self {
+        let mut drives = vec![entry.head().drive];
+        for piece in entry.pieces() {
+            if !drives.contains(&piece.drive) {
+                drives.push(piece.drive);
+            }
+        }
+        Self {
+            len: entry.payload_len(),
+            generation: entry.generation,
+            expires_at: (entry.expiry != 0).then_some(entry.expiry),
+            pins: entry.pins.into(),
+            drives,
+        }
+    }
 }
 
 /// What opening a pool found.

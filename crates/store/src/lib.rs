@@ -23,6 +23,7 @@ mod payload;
 mod pool;
 mod put;
 mod recover;
+mod ring;
 mod staging;
 mod state;
 mod store;

@@ -11,7 +11,6 @@ use gcos_layout::media::{
 use smallvec::SmallVec;
 
 use crate::drive::Drive;
-use crate::get::info_of;
 use crate::index::Id;
 use crate::journal::{Item, Waiter};
 use crate::memory::Source;
@@ -19,7 +18,7 @@ use crate::payload::{From, Segments, UNIT_BYTES};
 use crate::pool::{Pool, count, now_seconds};
 use crate::staging::Lease;
 use crate::state::{Placement, Removal, Shortage, State};
-use crate::{Durability, IfExists, PutOptions, PutOutcome, StoreError};
+use crate::{Durability, IfExists, ObjectInfo, PutOptions, PutOutcome, StoreError};
 
 /// Writes of one object in flight.
 const WINDOW: usize = 32;
@@ -140,7 +139,7 @@ impl Pool {
         {
             let entry = state.index.entry(id);
             let expired = entry.is_some_and(|entry| entry.expired(now_seconds()));
-            let drives = entry.map(|entry| info_of(entry).drives).unwrap_or_default();
+            let drives = entry.map(|entry| ObjectInfo::of(entry).drives).unwrap_or_default();
             if expired {
                 let removal = state.remove(id);
                 self.enqueue(removal);

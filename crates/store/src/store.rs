@@ -6,7 +6,7 @@ use gcos_hw::DmaBuffer;
 use gcos_layout::media::BLOCK_BYTES;
 use parking_lot::Mutex;
 
-use crate::get::{self, Range, Reading, info_of};
+use crate::get::{self, Range, Reading};
 use crate::index::Id;
 use crate::journal::Waiter;
 use crate::maintain::{Maintainer, Sweep};
@@ -275,7 +275,7 @@ impl Store {
     /// What is known of an object.
     #[must_use]
     pub fn info(&self, key: &[u8]) -> Option<ObjectInfo> {
-        self.with_live(key, |state, id| state.index.entry(id).map(info_of))?
+        self.with_live(key, |state, id| state.index.entry(id).map(ObjectInfo::of))?
     }
 
     /// Whether an object is there. A get may still miss, if a drive fails or the object is damaged.
@@ -371,7 +371,8 @@ impl Store {
             found.truncate(limit);
         }
         found.sort_unstable();
-        let info = |(key, id): (&[u8], Id)| Some((key.to_vec(), info_of(state.index.entry(id)?)));
+        let info =
+            |(key, id): (&[u8], Id)| Some((key.to_vec(), ObjectInfo::of(state.index.entry(id)?)));
         found.into_iter().filter_map(info).collect()
     }
 
