@@ -50,13 +50,25 @@ fn parse(text: &str, units: &[(&str, u64)]) -> Option<u64> {
     number.parse::<u64>().ok()?.checked_mul(*scale)
 }
 
-/// Writes a size exactly, in the largest unit that divides it: `8MiB`, `4097B`.
+/// Writes a size exactly, in the largest unit that divides it, as it is typed: `8MiB`, `4097B`.
 #[must_use]
 pub fn size(bytes: u64) -> String {
+    let (number, unit) = exactly(bytes);
+    format!("{number}{unit}")
+}
+
+/// Writes a size exactly, in the largest unit that divides it, for reading: `8 MiB`, `4097 B`.
+#[must_use]
+pub fn exact(bytes: u64) -> String {
+    let (number, unit) = exactly(bytes);
+    format!("{number} {unit}")
+}
+
+fn exactly(bytes: u64) -> (u64, &'static str) {
     let fits = |&&(_, scale): &&(&str, u64)| bytes >= scale && bytes.is_multiple_of(scale);
     match SIZE_UNITS.iter().find(fits) {
-        Some((unit, scale)) => format!("{}{unit}", bytes / scale),
-        None => format!("{bytes}B"),
+        Some((unit, scale)) => (bytes / scale, unit),
+        None => (bytes, "B"),
     }
 }
 
@@ -104,7 +116,9 @@ mod tests {
     fn exact_sizes_parse_back() {
         for bytes in [0, 1, 512, 4096, 4097, 1 << 20, 3 << 30, u64::MAX] {
             assert_eq!(parse_size(&size(bytes)), Ok(bytes));
+            assert_eq!(parse_size(&exact(bytes)), Ok(bytes));
         }
+        assert_eq!([size(8 << 20), exact(8 << 20), exact(4097)], ["8MiB", "8 MiB", "4097 B"]);
         assert_eq!(about(0), "0 B");
         assert_eq!(about(1 << 30), "1.00 GiB");
         assert_eq!(about(1536), "1.50 KiB");

@@ -133,6 +133,9 @@ pub(crate) struct FormatArgs {
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
+What was found is grouped by kind, the worst first, with what to do next at the end; notes are legal
+states worth knowing. Nothing is written without --repair.
+
 Exit code 0: clean, or repaired. 1: damage was found and is still there.
 
 Example: gcos fsck --data --repair")]
@@ -152,7 +155,7 @@ the object survives power loss.
 
 Examples:
   gcos put model/layer0 kv.bin --ttl 1h
-  head -c 1MiB /dev/urandom | gcos put random
+  head -c 1M /dev/urandom | gcos put random
   gcos put hex:00ff10 kv.bin --replace")]
 pub(crate) struct PutArgs {
     /// Key: text, or hex: and hexadecimal digits
@@ -193,6 +196,11 @@ pub(crate) struct GetArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Keys are listed in order, control characters and what is not UTF-8 as escapes; --json prints such keys
+so that they can be typed again.
+
+Example: gcos ls model/ --long")]
 pub(crate) struct LsArgs {
     /// Only keys that begin with this
     #[arg(default_value = "")]
@@ -250,7 +258,9 @@ pub(crate) enum Switch {
 #[command(after_help = "\
 A trace has one JSON object a line; of each the list hash_ids is used: the ids of the prompt's
 blocks, equal ids being equal blocks. For each request the longest prefix that the pool holds is
-fetched and verified against the bytes that its ids derive, and the rest is stored.
+fetched and verified against the bytes that its ids derive, and the rest is stored, all of a request
+with one call. With --durability relaxed puts do not wait for the drive's cache; the pool is flushed
+at the end.
 
 Exit code 1: some bytes were not those that were stored.
 
@@ -267,7 +277,7 @@ pub(crate) struct ReplayArgs {
     /// Requests at a time
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
     pub(crate) threads: u16,
-    /// When puts return
+    /// When puts return; relaxed ones are flushed at the end
     #[arg(long, value_enum, default_value = "relaxed")]
     pub(crate) durability: DurabilityArg,
     /// Compare every byte fetched

@@ -254,7 +254,7 @@ fn report(plan: &Plan, args: &BenchArgs, figures: &[Figure], out: &Output) {
         vec![
             figure.level.to_owned(),
             figure.operation.to_owned(),
-            units::size(figure.size as u64),
+            units::exact(figure.size as u64),
             figure.queue_depth.to_string(),
             figure.threads.to_string(),
             format!("{:.0}", figure.per_second),

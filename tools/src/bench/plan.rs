@@ -70,8 +70,8 @@ impl Plan {
         let span = capacity.min(SPAN);
         for &size in &args.size {
             if size == 0 || size % 4096 != 0 || size > u64::from(MAX_PAYLOAD_BYTES) {
-                let size = units::size(size);
-                let text = format!("--size: expected multiples of 4KiB up to 1GiB, got {size}");
+                let size = units::exact(size);
+                let text = format!("--size: expected multiples of 4 KiB up to 1 GiB, got {size}");
                 return Err(Failure::usage(text));
             }
         }
@@ -79,7 +79,7 @@ impl Plan {
         let fits = |load: &&Load| load.bytes() <= MEMORY && load.bytes() * 4 <= capacity * 3;
         let loads: Vec<_> = all.iter().filter(fits).copied().collect();
         if loads.is_empty() {
-            return Err(Failure::usage("every combination needs more memory than 512MiB"));
+            return Err(Failure::usage("every combination needs more memory than 512 MiB"));
         }
         let left_out = all.len() - loads.len();
         Ok(Self { target, capacity, loads, left_out, seconds: args.seconds, span })

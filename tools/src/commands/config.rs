@@ -25,13 +25,13 @@ fn summary(config: &Config) -> String {
     let zones = &config.zone_chunk_size_kb;
     let rows = vec![
         row("drives", disk.paths.join(", ")),
-        row("capacity of each", units::size(disk.capacity_bytes)),
-        row("block size", units::size(disk.block_size.into())),
+        row("capacity of each", units::exact(disk.capacity_bytes)),
+        row("block size", units::exact(disk.block_size.into())),
         row("host queues", format!("{} of depth {}", cpu.qps, cpu.queue_depth)),
         row("GPU queues", format!("{} x {} of depth {}", gpu.num, gpu.qps, gpu.queue_depth)),
         row(
             "zone chunks",
-            format!("sb {}, meta {}, data {} KiB", zones.sb, zones.meta, zones.data),
+            format!("sb {} KiB, meta {} KiB, data {} KiB", zones.sb, zones.meta, zones.data),
         ),
     ];
     format!("{}\nThe configuration is valid.", table(&[], rows, &[]))

@@ -24,11 +24,11 @@ pub(crate) fn run(globals: &Globals, args: &FormatArgs, out: &Output) -> Result<
     let info = store::format(&drives.engines, &config.format_options(args.force))?;
     pool::release(&config, drives)?;
     let text = format!(
-        "Pool {} on {} drives: {} for objects, in chunks of {}.",
+        "Pool {} on {}: {} for objects, in chunks of {}.",
         info.pool_uuid,
-        info.drives,
+        if info.drives == 1 { "1 drive".to_owned() } else { format!("{} drives", info.drives) },
         units::about(info.data_bytes),
-        units::size(info.chunk_bytes.into()),
+        units::exact(info.chunk_bytes.into()),
     );
     let held: Vec<_> =
         held.iter().map(|(drive, what)| json!({"drive": drive, "held": what})).collect();

@@ -94,7 +94,9 @@ fn drives(report: &Report) -> String {
 
 fn data(report: &Report, args: &FsckArgs) -> String {
     match args.data {
-        true => format!("{} read and compared with checksums", units::about(report.data_bytes_read)),
+        true => {
+            format!("{} read and compared with checksums", units::about(report.data_bytes_read))
+        }
         false => "not read (--data reads every object)".to_owned(),
     }
 }
@@ -142,7 +144,11 @@ fn name(code: FindingCode) -> String {
 
 /// What to do next.
 fn advice(report: &Report, args: &FsckArgs) -> String {
-    let lost = [FindingCode::SuperblockNoQuorum, FindingCode::FormatInProgress];
+    let lost = [
+        FindingCode::SuperblockMissing,
+        FindingCode::SuperblockNoQuorum,
+        FindingCode::FormatInProgress,
+    ];
     let lost = lost.iter().any(|&code| report.count(code) > 0);
     let text = if report.is_clean() && args.data {
         "Nothing to do."
@@ -150,11 +156,10 @@ fn advice(report: &Report, args: &FsckArgs) -> String {
         "Nothing to do. `gcos fsck --data` reads every object too."
     } else if report.is_repaired() {
         "Repaired. `gcos fsck --data` checks it once more."
-    } else if report.pool_uuid.is_none() && !lost {
-        "Next: check that disk.paths names the drives of the pool; `gcos zone-format` makes a new one."
     } else if lost {
         "Next: if a zone-format was interrupted, `gcos zone-format --force` makes a new pool and erases \
-         what is there. If not, keep a copy of the drive: fsck does not guess which superblock is right."
+         what is there. If not, check that disk.paths names the right drives, and keep copies of them: \
+         fsck does not invent superblocks."
     } else if args.repair {
         "Next: see above for what is left. The rest of the pool can be used; objects that are damaged \
          are misses."

@@ -30,8 +30,10 @@ const MAX_OBJECTS: u64 = 16;
 /// `gcos quickstart`.
 pub(crate) fn run(args: &QuickstartArgs, out: &Output) -> Result<Outcome, Failure> {
     if args.size < MIN_SIZE || !args.size.is_multiple_of(1 << 20) {
-        let text =
-            format!("--size: expected whole MiB, at least 256MiB, got {}", units::size(args.size));
+        let text = format!(
+            "--size: expected whole MiB, at least 256 MiB, got {}",
+            units::exact(args.size)
+        );
         return Err(Failure::usage(text));
     }
     let folder = Folder::make(args)?;
@@ -179,7 +181,7 @@ impl Summary {
     fn story(&self) -> String {
         let row = |name: &str, value: String| vec![name.to_owned(), value];
         let Found { right, layers_right, layers_wrong, .. } = self.found;
-        let object = units::size(shape::OBJECT_BYTES as u64);
+        let object = units::exact(shape::OBJECT_BYTES as u64);
         let findings = match self.found.check_findings {
             0 => "clean".to_owned(),
             count => format!("{count} findings"),
@@ -204,7 +206,7 @@ impl Summary {
             ),
             row(
                 "single layers right",
-                format!("{layers_right} of {} layers of 1MiB", layers_right + layers_wrong),
+                format!("{layers_right} of {} layers of 1 MiB", layers_right + layers_wrong),
             ),
             row("the put cut short", self.found.interrupted.to_owned()),
             row("fsck --data", findings),

@@ -35,6 +35,7 @@ pub(crate) fn run(globals: &Globals, args: &ReplayArgs, out: &Output) -> Result<
     let meter = Meter::new(out, "requests", args.requests, Unit::Things);
     let start = Instant::now();
     let tally = replay(&store, plan, trace, args, &meter)?;
+    store.flush()?;
     let wall = start.elapsed();
     drop(meter);
     let stats = store.stats();
@@ -47,7 +48,7 @@ pub(crate) fn run(globals: &Globals, args: &ReplayArgs, out: &Output) -> Result<
 fn plan(args: &ReplayArgs) -> Result<Plan, Failure> {
     let bytes = args.block_bytes;
     if bytes == 0 || bytes > u64::from(MAX_PAYLOAD_BYTES) || !bytes.is_multiple_of(8) {
-        let text = format!("--block-bytes: expected a multiple of 8 up to 1GiB, got {bytes}");
+        let text = format!("--block-bytes: expected a multiple of 8 up to 1 GiB, got {bytes}");
         return Err(Failure::usage(text));
     }
     Ok(Plan {
@@ -198,7 +199,7 @@ impl Report {
         let verified = if self.verified { "" } else { " (not verified)" };
         let rows = vec![
             row("requests", format!("{} in {:.1} s", self.requests, self.wall_seconds)),
-            row("blocks", format!("{} of {}", self.blocks, units::size(self.block_bytes as u64))),
+            row("blocks", format!("{} of {}", self.blocks, units::exact(self.block_bytes as u64))),
             row("hits", format!("{} ({:.1} %)", self.hits, self.hit_rate * 100.0)),
             row("stored", format!("{}, {} evicted", self.stored, self.evicted)),
             row("lost in between", self.lost.to_string()),
