@@ -284,15 +284,21 @@ impl State {
                 controller.fetch(&sq, 1, |command| controller.parked.lock().ready.push(command));
             }
             Step::Execute(index) => {
-                let command = controller.parked.lock().ready.swap_remove(index);
-                if let Some(ended) = controller.execute(command, &mut self.scratch) {
-                    controller.parked.lock().done.push(ended);
-                }
+                let command = take(&mut controller.parked.lock().ready, index);
+                let ended = command.and_then(|it| controller.execute(it, &mut self.scratch));
+                controller.parked.lock().done.extend(ended);
             }
             Step::Complete(index) => {
-                let (command, outcome) = controller.parked.lock().done.swap_remove(index);
-                controller.complete(command, outcome);
+                let ended = take(&mut controller.parked.lock().done, index);
+                if let Some((command, outcome)) = ended {
+                    controller.complete(command, outcome);
+                }
             }
         }
     }
+}
+
+/// Takes what was chosen, unless another thread has cut power since.
+fn take<T>(parked: &mut Vec<T>, index: usize) -> Option<T> {
+    (index < parked.len()).then(|| parked.swap_remove(index))
 }

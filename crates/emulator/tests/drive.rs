@@ -163,3 +163,24 @@ fn many_threads_drive_many_queues() {
         }
     });
 }
+
+#[test]
+fn power_may_be_cut_from_another_thread_between_any_two_steps() {
+    for seed in 0..1000 {
+        let mut host = Host::new(Config { run: Run::Stepped { seed }, ..ram(1 << 20) });
+        let mut queue = host.queue(1, 256);
+        for cid in 0..255 {
+            host.submit(&mut queue, IoCommand::Flush.encode(cid, 1, DataPointer::NONE));
+        }
+        let (sender, begun) = std::sync::mpsc::channel();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                (0..100).for_each(|spins| host.function.relax(spins));
+                sender.send(()).unwrap();
+                (0..2000).for_each(|spins| host.function.relax(spins));
+            });
+            begun.recv().unwrap();
+            host.emulator.power_cut(seed);
+        });
+    }
+}
