@@ -104,7 +104,12 @@ impl From<StoreError> for Failure {
             StoreError::Format { .. } => "format",
             _ => "device",
         };
-        Self::chain(kind, &error)
+        let mut failure = Self::chain(kind, &error);
+        if matches!(error, StoreError::MixedPools { .. }) {
+            failure.message += "; if a zone-format of all of them was interrupted, \
+                                `gcos zone-format --force` makes one pool and erases what is there";
+        }
+        failure
     }
 }
 

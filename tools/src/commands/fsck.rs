@@ -148,6 +148,7 @@ fn advice(report: &Report, args: &FsckArgs) -> String {
         FindingCode::SuperblockMissing,
         FindingCode::SuperblockNoQuorum,
         FindingCode::FormatInProgress,
+        FindingCode::MixedPools,
     ];
     let lost = lost.iter().any(|&code| report.count(code) > 0);
     let text = if report.is_clean() && args.data {
@@ -160,6 +161,13 @@ fn advice(report: &Report, args: &FsckArgs) -> String {
         "Next: if a zone-format was interrupted, `gcos zone-format --force` makes a new pool and erases \
          what is there. If not, check that disk.paths names the right drives, and keep copies of them: \
          fsck does not invent superblocks."
+    } else if report
+        .counts
+        .keys()
+        .all(|&code| code == FindingCode::DriveMissing || code.severity() == Severity::Info)
+    {
+        "Next: give the missing drives back in disk.paths; until then the objects on them are misses. \
+         Nothing else is wrong."
     } else if args.repair {
         "Next: see above for what is left. The rest of the pool can be used; objects that are damaged \
          are misses."
