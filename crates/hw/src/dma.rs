@@ -190,6 +190,7 @@ pub struct DmaSlice {
 impl DmaSlice {
     /// Length in bytes.
     #[must_use]
+    #[inline]
     pub fn len(&self) -> usize {
         self.len
     }
@@ -202,6 +203,7 @@ impl DmaSlice {
 
     /// I/O virtual address of the first byte. The slice's bytes follow without a gap.
     #[must_use]
+    #[inline]
     pub fn iova(&self) -> u64 {
         self.region.iova + self.offset as u64
     }
@@ -210,11 +212,13 @@ impl DmaSlice {
     ///
     /// # Errors
     /// [`OutOfBounds`] when the range does not fit.
+    #[inline]
     pub fn slice(&self, offset: usize, len: usize) -> Result<DmaSlice, OutOfBounds> {
         self.check(offset, len)?;
         Ok(Self { region: Arc::clone(&self.region), offset: self.offset + offset, len })
     }
 
+    #[inline]
     fn check(&self, offset: usize, len: usize) -> Result<usize, OutOfBounds> {
         match offset.checked_add(len) {
             Some(end) if end <= self.len => Ok(self.offset + offset),
@@ -224,6 +228,7 @@ impl DmaSlice {
 
     /// The memory below and this slice's offset in it.
     #[must_use]
+    #[inline]
     pub fn memory(&self) -> (&Arc<SharedMemory>, usize) {
         (&self.region.memory, self.offset)
     }
@@ -232,6 +237,7 @@ impl DmaSlice {
     ///
     /// # Errors
     /// [`OutOfBounds`] when the range does not fit.
+    #[inline]
     pub fn read(&self, offset: usize, out: &mut [u8]) -> Result<(), OutOfBounds> {
         let at = self.check(offset, out.len())?;
         self.region.memory.read(at, out)
@@ -241,6 +247,7 @@ impl DmaSlice {
     ///
     /// # Errors
     /// [`OutOfBounds`] when the range does not fit.
+    #[inline]
     pub fn write(&self, offset: usize, bytes: &[u8]) -> Result<(), OutOfBounds> {
         let at = self.check(offset, bytes.len())?;
         self.region.memory.write(at, bytes)
@@ -289,6 +296,7 @@ impl DmaSlice {
     ///
     /// # Errors
     /// [`OutOfBounds`] when it does not fit or is not aligned.
+    #[inline]
     pub fn load_u32(&self, offset: usize, order: Ordering) -> Result<u32, OutOfBounds> {
         let at = self.check(offset, 4)?;
         self.region.memory.load_u32(at, order)
@@ -298,6 +306,7 @@ impl DmaSlice {
     ///
     /// # Errors
     /// [`OutOfBounds`] when it does not fit or is not aligned.
+    #[inline]
     pub fn store_u32(&self, offset: usize, value: u32, order: Ordering) -> Result<(), OutOfBounds> {
         let at = self.check(offset, 4)?;
         self.region.memory.store_u32(at, value, order)

@@ -66,6 +66,7 @@ impl SharedMemory {
 
     /// Length in bytes, a multiple of the page size.
     #[must_use]
+    #[inline]
     pub fn len(&self) -> usize {
         self.len
     }
@@ -82,6 +83,7 @@ impl SharedMemory {
         self.base.as_ptr() as usize
     }
 
+    #[inline]
     fn at(&self, offset: usize, len: usize) -> Result<*mut u8, OutOfBounds> {
         match offset.checked_add(len) {
             // SAFETY: offset is within the mapping, checked just now.
@@ -90,6 +92,7 @@ impl SharedMemory {
         }
     }
 
+    #[inline]
     pub(crate) fn raw(&self, offset: usize, len: usize) -> Result<*mut u8, OutOfBounds> {
         self.at(offset, len)
     }
@@ -98,6 +101,7 @@ impl SharedMemory {
     ///
     /// # Errors
     /// [`OutOfBounds`] when the range does not fit.
+    #[inline]
     pub fn read(&self, offset: usize, out: &mut [u8]) -> Result<(), OutOfBounds> {
         let from = self.at(offset, out.len())?;
         // SAFETY: the source range is inside the mapping; `out` is exclusive, so they do not overlap.
@@ -109,6 +113,7 @@ impl SharedMemory {
     ///
     /// # Errors
     /// [`OutOfBounds`] when the range does not fit.
+    #[inline]
     pub fn write(&self, offset: usize, bytes: &[u8]) -> Result<(), OutOfBounds> {
         let to = self.at(offset, bytes.len())?;
         // SAFETY: the target range is inside the mapping and no reference into it exists.
@@ -176,6 +181,7 @@ impl SharedMemory {
         Ok(())
     }
 
+    #[inline]
     fn word(&self, offset: usize, len: usize) -> Result<*mut u8, OutOfBounds> {
         let at = self.at(offset, len)?;
         if offset.is_multiple_of(len) {
@@ -189,6 +195,7 @@ impl SharedMemory {
     ///
     /// # Errors
     /// [`OutOfBounds`] when it does not fit or is not aligned to 4 bytes.
+    #[inline]
     pub fn load_u32(&self, offset: usize, order: Ordering) -> Result<u32, OutOfBounds> {
         let at = self.word(offset, 4)?.cast::<u32>();
         // SAFETY: inside the mapping and aligned; atomics tolerate concurrent change.
@@ -199,6 +206,7 @@ impl SharedMemory {
     ///
     /// # Errors
     /// [`OutOfBounds`] when it does not fit or is not aligned to 4 bytes.
+    #[inline]
     pub fn store_u32(&self, offset: usize, value: u32, order: Ordering) -> Result<(), OutOfBounds> {
         let at = self.word(offset, 4)?.cast::<u32>();
         // SAFETY: inside the mapping and aligned; atomics tolerate concurrent change.
@@ -210,6 +218,7 @@ impl SharedMemory {
     ///
     /// # Errors
     /// [`OutOfBounds`] when it does not fit or is not aligned to 8 bytes.
+    #[inline]
     pub fn load_u64(&self, offset: usize, order: Ordering) -> Result<u64, OutOfBounds> {
         let at = self.word(offset, 8)?.cast::<u64>();
         // SAFETY: inside the mapping and aligned; atomics tolerate concurrent change.
@@ -220,6 +229,7 @@ impl SharedMemory {
     ///
     /// # Errors
     /// [`OutOfBounds`] when it does not fit or is not aligned to 8 bytes.
+    #[inline]
     pub fn store_u64(&self, offset: usize, value: u64, order: Ordering) -> Result<(), OutOfBounds> {
         let at = self.word(offset, 8)?.cast::<u64>();
         // SAFETY: inside the mapping and aligned; atomics tolerate concurrent change.

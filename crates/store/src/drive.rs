@@ -63,10 +63,8 @@ impl BlockIo {
 
     /// Makes completed writes durable.
     pub(crate) fn flush(&self) -> Result<(), StoreError> {
-        if self.engine.geometry().volatile_cache {
-            self.engine.run(Request::flush(self.deadline))?;
-        }
-        Ok(())
+        // Always asked for: only the engine knows whether the drive caches at this moment.
+        Ok(self.engine.run(Request::flush(self.deadline))?)
     }
 
     pub(crate) fn name(&self) -> &str {

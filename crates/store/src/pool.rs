@@ -342,11 +342,12 @@ impl Pool {
             let drive = &member.drive;
             if !drive.online() {
                 fail(&mut failed, drive, drive.failed("what was written to it may be lost"));
-            } else if drive.io.engine.geometry().volatile_cache {
-                match drive.io.engine.submit(Request::flush(self.options.io_deadline)) {
-                    Ok(ticket) => tickets.push((drive, ticket)),
-                    Err(error) => fail(&mut failed, drive, error.into()),
-                }
+                continue;
+            }
+            // Always asked for: only the engine knows whether the drive caches at this moment.
+            match drive.io.engine.submit(Request::flush(self.options.io_deadline)) {
+                Ok(ticket) => tickets.push((drive, ticket)),
+                Err(error) => fail(&mut failed, drive, error.into()),
             }
         }
         for (drive, ticket) in tickets {

@@ -270,3 +270,59 @@ fn a_get_under_way_keeps_its_bytes_when_the_object_is_removed() {
     });
     assert_eq!(store.stats().misses_damaged, 0);
 }
+
+#[test]
+fn the_journal_keeps_what_the_older_checkpoint_needs() {
+    let (drives, store) = fresh(1, 16 * MIB);
+    // Without maintenance the ring (256 blocks) fills, and the writer makes room by checkpoints.
+    for i in 0..270u64 {
+        put(&store, &i.to_le_bytes(), i, 100);
+    }
+    let newest = store.stats().checkpoints;
+    assert!(newest >= 1);
+    drop(store);
+    let zones = gcos_layout::media::ZoneMap::plan(16 << 20, small_chunks(), 1).unwrap();
+    drives[0].corrupt(zones.checkpoint_offset(newest) + 4096 + 500, 1);
+    let store = open(&drives);
+    assert_eq!(store.recovery().older_checkpoint_used, [0]);
+    for i in 0..270u64 {
+        assert_holds(&store, &i.to_le_bytes(), i, 100);
+    }
+}
+
+#[test]
+fn a_frame_that_does_not_name_the_one_before_it_is_not_part_of_the_journal() {
+    let (drives, store) = fresh(1, 16 * MIB);
+    for i in 0..10u64 {
+        put(&store, &i.to_le_bytes(), i, 1000);
+    }
+    drop(store);
+    let zones = gcos_layout::media::ZoneMap::plan(16 << 20, small_chunks(), 1).unwrap();
+    let mut image = drives[0].snapshot();
+    let superblock = gcos_layout::media::Superblock::decode(&image[..4096]).unwrap();
+    // Right in everything else: sequence 6, where frame 6 was.
+    let forged = gcos_layout::media::FrameBuilder::default();
+    let (frame, _) = forged.finish(6, superblock.epoch, 0xbad, &superblock.drive_uuid());
+    let at = zones.journal_offset() as usize + 5 * 4096;
+    image[at..at + 4096].copy_from_slice(&frame);
+    drives[0].restore(&image);
+    let store = open(&drives);
+    assert_eq!((store.stats().objects, store.recovery().journal_holes.as_slice()), (5, &[0][..]));
+}
+
+#[test]
+fn a_header_that_fits_its_payload_but_not_its_record_is_a_miss() {
+    let (drives, store) = fresh(1, 16 * MIB);
+    put(&store, b"k", 1, 4096);
+    let mut image = drives[0].snapshot();
+    let payload = find(&drives[0], &bytes(1, 64)) as usize;
+    let (mut header, _) =
+        gcos_layout::media::ObjectHeader::decode(&image[payload - 4096..payload]).unwrap();
+    // Header and payload of another put of the same key, consistent with each other.
+    let other = bytes(2, 4096);
+    header.grains = vec![gcos_layout::checksum::crc32c(&other)];
+    image[payload - 4096..payload].copy_from_slice(&header.encode().unwrap().0);
+    image[payload..payload + 4096].copy_from_slice(&other);
+    drives[0].restore(&image);
+    assert!(matches!(store.get_vec(b"k").unwrap(), Err(MissReason::Damaged { .. })));
+}
