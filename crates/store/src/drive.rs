@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use gcos_engine::{Engine, IoErrorKind, Request};
-use gcos_layout::media::{BLOCK_BYTES, Location, Superblock, ZoneMap};
+use gcos_layout::media::{BLOCK_BYTES, DriveState, Location, Superblock, ZoneMap};
 use parking_lot::Mutex;
 
 use crate::StoreError;
@@ -205,6 +205,9 @@ pub(crate) fn read_superblock(io: &BlockIo, formatted: Option<u64>) -> Result<Co
     }
     match good.len() {
         0 => Err(first_error),
+        _ if good.iter().all(|s| s.state == DriveState::Formatting) => {
+            Err(unopenable("formatting was cut short; format it again".to_owned()))
+        }
         n => Err(unopenable(format!(
             "{n} of 4 superblock copies are readable and no two agree; run `gcos fsck --repair`"
         ))),

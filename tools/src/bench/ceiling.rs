@@ -43,8 +43,15 @@ impl Ceiling {
     }
 
     /// What it is, in words. Only objects have checksums.
-    pub(super) fn name(&self, object: bool) -> &'static str {
+    pub(super) fn name(&self, object: bool, direction: Direction) -> &'static str {
         match &self.kind {
+            Kind::File { file, .. } if direction == Direction::DurableWrite => {
+                if file.is_direct() {
+                    "direct I/O + fdatasync"
+                } else {
+                    "buffered I/O + fdatasync"
+                }
+            }
             Kind::Memory { .. } if object => "memcpy + crc32c",
             Kind::Memory { .. } => "memcpy",
             Kind::File { file, .. } if file.is_direct() => "direct I/O",
@@ -123,7 +130,7 @@ fn copy(
         };
         match direction {
             Direction::Read => mine.copy_from_slice(place),
-            Direction::Write => place.copy_from_slice(mine),
+            Direction::Write | Direction::DurableWrite => place.copy_from_slice(mine),
         }
         if checksum {
             black_box(crc32c(mine));
@@ -149,6 +156,7 @@ fn transfer(
         let moved = match direction {
             Direction::Read => file.read_at(&range, offset()),
             Direction::Write => file.write_at(&range, offset()),
+            Direction::DurableWrite => file.write_at(&range, offset()).and_then(|()| file.sync()),
         };
         moved.map_err(|error| Failure::new("io", format!("the ceiling's file: {error}")))?;
         count += 1;

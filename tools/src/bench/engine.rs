@@ -34,6 +34,8 @@ impl Moved {
 pub(super) enum Direction {
     Read,
     Write,
+    /// A write that is not done before it is durable.
+    DurableWrite,
 }
 
 /// Runs `work` on a thread for each of `states`; what they did together, by the wall clock. What is
@@ -103,6 +105,7 @@ fn keep_busy(
         let request = match direction {
             Direction::Read => Request::read(offset(), memory, DEADLINE),
             Direction::Write => Request::write(offset(), memory, false, DEADLINE),
+            Direction::DurableWrite => Request::write(offset(), memory, true, DEADLINE),
         };
         Ok(engine.submit(request)?)
     };

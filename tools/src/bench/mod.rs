@@ -33,7 +33,8 @@ pub(crate) fn run(args: &BenchArgs, out: &Output) -> Result<Outcome, Failure> {
     if args.driver_cost {
         return driver_cost::run(&plan, out);
     }
-    let figures_of_each = if plan.target == Target::Noop { 2 } else { 4 };
+    let objects = if plan.target == Target::Noop { 0 } else { OBJECT_OPERATIONS.len() };
+    let figures_of_each = (ENGINE_OPERATIONS.len() + objects) as u64;
     let total = plan.loads.len() as u64 * figures_of_each;
     let meter = Meter::new(out, "figures", Some(total), Unit::Things);
     let files = Files::make(&plan)?;
@@ -141,7 +142,7 @@ fn figure(
         threads: load.threads,
         per_second: moved.per_second(),
         bytes_per_second: moved.rate(),
-        ceiling: ceiling.as_ref().map(|ceiling| ceiling.name(object)),
+        ceiling: ceiling.as_ref().map(|ceiling| ceiling.name(object, direction)),
         ceiling_bytes_per_second: reached,
         ratio: reached.map(|reached| moved.rate() / reached.max(1.0)),
     })
@@ -206,8 +207,14 @@ fn warm(plan: &Plan, engine: &Arc<dyn Engine>) -> Result<(), Failure> {
 const ENGINE: &str = "engine";
 const OBJECT: &str = "object";
 
-const DIRECTIONS: [(Direction, [&str; 2]); 2] =
-    [(Direction::Write, ["write", "put"]), (Direction::Read, ["read", "get"])];
+const ENGINE_OPERATIONS: [(Direction, &str); 2] =
+    [(Direction::Write, "write"), (Direction::Read, "read")];
+
+const OBJECT_OPERATIONS: [(Direction, &str); 3] = [
+    (Direction::Write, "put relaxed"),
+    (Direction::DurableWrite, "put sync"),
+    (Direction::Read, "get"),
+];
 
 fn engine_figures(
     plan: &Plan,
@@ -219,7 +226,7 @@ fn engine_figures(
     for &load in &plan.loads {
         let buffers = engine::buffers(engine.dma(), load)?;
         ceiling.as_mut().map_or(Ok(()), |ceiling| ceiling.prepare(load))?;
-        for (direction, [name, _]) in DIRECTIONS {
+        for (direction, name) in ENGINE_OPERATIONS {
             let subject = |time| engine::run(engine, &buffers, load, direction, plan.span, time);
             figures.push(figure(plan, [ENGINE, name], load, direction, ceiling, subject)?);
             meter.add(1);
@@ -238,7 +245,7 @@ fn object_figures(
     for &load in &plan.loads {
         let buffers = objects::buffers(store, load)?;
         ceiling.as_mut().map_or(Ok(()), |ceiling| ceiling.prepare(load))?;
-        for (direction, [_, name]) in DIRECTIONS {
+        for (direction, name) in OBJECT_OPERATIONS {
             let subject = |time| objects::run(store, &buffers, load, direction, time);
             figures.push(figure(plan, [OBJECT, name], load, direction, ceiling, subject)?);
             meter.add(1);

@@ -39,7 +39,8 @@ pub(super) fn run(
         let mut count = 0u64;
         while start.elapsed() < time {
             match direction {
-                Direction::Write => put(store, &keys, &segments)?,
+                Direction::Write => put(store, &keys, &segments, Durability::Relaxed)?,
+                Direction::DurableWrite => put(store, &keys, &segments, Durability::Sync)?,
                 Direction::Read => get(store, &keys, &segments)?,
             }
             count += load.depth as u64;
@@ -79,8 +80,13 @@ pub(super) fn clean(store: &Store, load: Load) -> Result<(), Failure> {
     Ok(store.flush()?)
 }
 
-fn put(store: &Store, keys: &[String], segments: &[DmaSlice]) -> Result<(), Failure> {
-    let options = PutOptions { if_exists: IfExists::Replace, ..PutOptions::default() };
+fn put(
+    store: &Store,
+    keys: &[String],
+    segments: &[DmaSlice],
+    durability: Durability,
+) -> Result<(), Failure> {
+    let options = PutOptions { durability, if_exists: IfExists::Replace, ..PutOptions::default() };
     let sources = keys.iter().zip(segments.chunks(1));
     let items: Vec<_> =
         sources.map(|(key, segment)| (key.as_bytes(), Source::Segments(segment))).collect();
