@@ -113,10 +113,7 @@ impl QueuePair {
         if let Some(mut inner) = self.inner.try_lock()
             && inner.open
         {
-            let reaped = self.reap(&mut inner, device, counters, bounces);
-            if reaped > 0 && self.interrupt.is_some() {
-                self.wake_followers();
-            }
+            self.reap(&mut inner, device, counters, bounces);
         }
     }
 
@@ -154,6 +151,10 @@ impl QueuePair {
         }
         if reaped > 0 {
             inner.cq.ring_head(&*device.function);
+            // Whoever reaps, also in order to submit: the others' commands may be among these.
+            if self.interrupt.is_some() {
+                self.wake_followers();
+            }
         }
         reaped
     }

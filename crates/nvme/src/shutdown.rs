@@ -8,10 +8,13 @@ use crate::controller::{Controller, State};
 /// Time for a shutdown when the controller does not state one (RTD3E = 0).
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Most time for a shutdown whatever the controller states: RTD3E can say over an hour.
+const LONGEST_TIMEOUT: Duration = Duration::from_secs(60);
+
 impl Controller {
     /// Ends use of the controller: new requests fail, those in flight are waited for, the queues are
     /// deleted and the controller is told to shut down. `timeout` is for all of it; without one the
-    /// controller's own time applies (RTD3E). Whatever happens, the controller is then disabled and
+    /// controller's own time applies (RTD3E, at most a minute). Whatever happens, the controller is then disabled and
     /// no command is left in flight. A second call does nothing.
     ///
     /// # Errors
@@ -37,7 +40,7 @@ impl Controller {
     fn stated_timeout(&self) -> Duration {
         match self.facts.identity.rtd3_entry_us {
             0 => DEFAULT_TIMEOUT,
-            micros => Duration::from_micros(micros.into()).max(DEFAULT_TIMEOUT),
+            micros => Duration::from_micros(micros.into()).clamp(DEFAULT_TIMEOUT, LONGEST_TIMEOUT),
         }
     }
 
