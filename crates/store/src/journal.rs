@@ -165,9 +165,9 @@ impl Journal {
         queue.len()
     }
 
-    /// Whether records wait.
-    pub(crate) fn has_waiting(&self) -> bool {
-        !self.queue.lock().is_empty()
+    /// How many records wait.
+    pub(crate) fn waiting(&self) -> usize {
+        self.queue.lock().len()
     }
 
     /// The writing end, exclusively.
@@ -184,9 +184,9 @@ impl Journal {
         flush: impl FnOnce(u64) -> Result<(), (u64, StoreError)>,
     ) -> Written {
         if !writer.has_room_for_a_frame() {
-            return match self.has_waiting() {
-                true => Written::Full,
-                false => Written::Nothing,
+            return match self.waiting() {
+                0 => Written::Nothing,
+                _ => Written::Full,
             };
         }
         let (builder, items) = match self.take_frame() {

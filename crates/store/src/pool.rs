@@ -163,7 +163,7 @@ impl Pool {
         }
     }
 
-    /// Writes the journals of these drives (bit mask) until nothing waits in them.
+    /// Writes what waits in the journals of these drives (bit mask).
     pub(crate) fn write_journals(&self, drives: u64) -> Result<(), StoreError> {
         let mut result = Ok(());
         for member in self.present().filter(|m| drives & (1 << m.drive.index) != 0) {
@@ -199,17 +199,18 @@ impl Pool {
         Err(last.err().unwrap_or(StoreError::Closed))
     }
 
-    /// Writes waiting records until none is left, or until `waiter` has its result: what others added
-    /// meanwhile is theirs to write.
+    /// Writes the records that wait now, or until `waiter` has its result: what others add meanwhile is
+    /// theirs to write, or this would never end.
     fn write_journal(&self, member: &Member, waiter: Option<&Waiter>) -> Result<(), StoreError> {
         let give_up = self.patience();
+        let mut left = member.journal.waiting();
         loop {
             let mut writer = member.journal.writer();
             if waiter.is_some_and(|waiter| waiter.result().is_some()) {
                 return Ok(());
             }
             if !member.drive.online() {
-                if !member.journal.has_waiting() {
+                if member.journal.waiting() == 0 {
                     return Ok(());
                 }
                 self.fail(member.journal.abandon_all(), Outcome::NotWritten);
@@ -218,7 +219,13 @@ impl Pool {
             let flush = |mask| self.flush_drives(mask);
             match member.journal.write_frame(&mut writer, &member.drive.io, flush) {
                 Written::Nothing => return Ok(()),
-                Written::Frame(items) => self.apply(member, items),
+                Written::Frame(items) => {
+                    left = left.saturating_sub(items.len());
+                    self.apply(member, items);
+                    if left == 0 && waiter.is_none() {
+                        return Ok(());
+                    }
+                }
                 Written::Full => {
                     drop(writer);
                     self.make_room_in_ring(member, give_up);

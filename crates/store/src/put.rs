@@ -11,14 +11,14 @@ use gcos_layout::media::{
 use smallvec::SmallVec;
 
 use crate::drive::Drive;
-use crate::index::Id;
+use crate::index::{Entry, Id};
 use crate::journal::{Item, Waiter};
 use crate::memory::Source;
 use crate::payload::{From, Segments, UNIT_BYTES};
 use crate::pool::{Pool, count, now_seconds};
 use crate::staging::Lease;
 use crate::state::{Placement, Removal, Shortage, State};
-use crate::{Durability, IfExists, ObjectInfo, PutOptions, PutOutcome, StoreError};
+use crate::{Durability, IfExists, PutOptions, PutOutcome, StoreError};
 
 /// Writes of one object in flight.
 const WINDOW: usize = 32;
@@ -139,12 +139,14 @@ impl Pool {
         {
             let entry = state.index.entry(id);
             let expired = entry.is_some_and(|entry| entry.expired(now_seconds()));
-            let drives = entry.map(|entry| ObjectInfo::of(entry).drives).unwrap_or_default();
+            let readable = entry.is_some_and(|entry| {
+                entry.pieces().chain([entry.head()]).all(|place| self.readable(place.drive))
+            });
             if expired {
                 let removal = state.remove(id);
                 self.enqueue(removal);
                 count(&self.counters.expired, 1);
-            } else if drives.iter().all(|&drive| self.readable(drive)) {
+            } else if readable {
                 state.index.touch(id);
                 count(&self.counters.puts_kept, 1);
                 let waits = state.index.entry(id).filter(|entry| !entry.durable());
@@ -266,16 +268,23 @@ impl Pool {
     }
 
     /// Ends a put that keeps the object that is there: acknowledging it says that it is as durable as
-    /// was asked for.
+    /// was asked for. `false` when the object went away meanwhile: then the put begins again.
     pub(crate) fn keep(
         &self,
+        key: &[u8],
         waits: Option<u8>,
         durability: Durability,
-    ) -> Result<PutOutcome, StoreError> {
-        if let (Some(drive), Durability::Sync) = (waits, durability) {
-            self.write_journals(1 << drive)?;
+    ) -> Result<bool, StoreError> {
+        let (Some(drive), Durability::Sync) = (waits, durability) else { return Ok(true) };
+        self.write_journals(1 << drive)?;
+        let state = self.state.lock();
+        let entry = state.index.find(key).and_then(|id| state.index.entry(id));
+        let durable = entry.is_some_and(Entry::durable);
+        // Its record may have been given up before it was waited for.
+        match self.drive(drive).filter(|drive| !durable && !drive.online()) {
+            Some(drive) => Err(drive.failed("the record of the object that is there was lost")),
+            None => Ok(durable),
         }
-        Ok(PutOutcome::Kept)
     }
 
     /// Makes written puts durable and visible. One result for each, in order.

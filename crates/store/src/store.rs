@@ -98,7 +98,11 @@ impl Store {
         let source = source.into();
         loop {
             match self.pool.begin_put(key, &source, options)? {
-                Begun::Kept(waits) => return self.pool.keep(waits, options.durability),
+                Begun::Kept(waits) => {
+                    if self.pool.keep(key, waits, options.durability)? {
+                        return Ok(PutOutcome::Kept);
+                    }
+                }
                 Begun::Busy => self.pool.await_key(key)?,
                 Begun::Writing(put) => {
                     let mut results = self.pool.commit_puts(vec![Ok(put)], options.durability);
@@ -128,7 +132,11 @@ impl Store {
                         break None;
                     }
                     Ok(Begun::Kept(waits)) => {
-                        break Some(self.pool.keep(waits, options.durability));
+                        match self.pool.keep(key, waits, options.durability) {
+                            Ok(true) => break Some(Ok(PutOutcome::Kept)),
+                            Ok(false) => {}
+                            Err(error) => break Some(Err(error)),
+                        }
                     }
                     // Never wait for others while they may wait for what this batch holds.
                     Ok(Begun::Busy) | Err(StoreError::Full { .. }) if !batch.is_empty() => {
@@ -427,7 +435,7 @@ impl Store {
     pub fn flush(&self) -> Result<(), StoreError> {
         self.pool.check_open()?;
         // A durable record may call for another one on a drive whose turn is over.
-        let waiting = |m: &Member| m.drive.online() && m.journal.has_waiting();
+        let waiting = |m: &Member| m.drive.online() && m.journal.waiting() > 0;
         let mut result = Ok(());
         for _ in 0..FLUSH_ROUNDS {
             result = self.pool.write_journals(u64::MAX);

@@ -651,3 +651,39 @@ fn a_full_pool_says_so_at_once_after_a_drive_became_read_only() {
     store.put(b"new", [1; 1].as_slice(), &PutOptions::default()).unwrap_err();
     assert!(begun.elapsed() < Duration::from_millis(500), "waited {:?}", begun.elapsed());
 }
+
+// put.rs `keep`: `Kept` for an object whose record was given up before the put waited for it.
+
+#[test]
+fn a_synchronous_put_does_not_keep_an_object_whose_record_was_lost() {
+    let (drives, store) = fresh(1, 16 * MIB);
+    let relaxed = PutOptions { durability: Durability::Relaxed, ..PutOptions::default() };
+    store.put(b"k", bytes(1, 100).as_slice(), &relaxed).unwrap();
+    drives[0].fail_writes.store(true, Ordering::SeqCst);
+    store.maintain().unwrap_err();
+    let kept = store.put(b"k", bytes(1, 100).as_slice(), &PutOptions::default());
+    assert!(kept.is_err(), "acknowledged, and gone after a power cut: {kept:?}");
+}
+
+// pool.rs `write_journal`: wrote for others as long as they added records.
+
+#[test]
+fn a_flush_ends_although_others_go_on_putting() {
+    let (_drives, store) = fresh(1, 16 * MIB);
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for thread in 0..3u64 {
+            let (store, stop) = (&store, &stop);
+            scope.spawn(move || {
+                let options = replace(Durability::Relaxed);
+                while !stop.load(Ordering::Relaxed) {
+                    store.put(&thread.to_le_bytes(), [1; 10].as_slice(), &options).unwrap();
+                }
+            });
+        }
+        for _ in 0..20 {
+            store.flush().unwrap();
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+}
