@@ -17,7 +17,7 @@ pub use error::{HwError, OutOfBounds};
 pub use event::EventFd;
 pub use file::{FileIo, MemoryRange};
 pub use function::{Function, relax_spinning};
-pub use memory::{SharedMemory, store_fence};
+pub use memory::SharedMemory;
 
 /// Host page size that DMA mappings are aligned to, in bytes.
 ///

@@ -1,5 +1,5 @@
 use std::ptr::{self, NonNull};
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crate::{HwError, OutOfBounds, PAGE_BYTES};
 
@@ -214,17 +214,6 @@ impl SharedMemory {
         Ok(())
     }
 
-    /// Loads the 64-bit word at `offset` (native endian).
-    ///
-    /// # Errors
-    /// [`OutOfBounds`] when it does not fit or is not aligned to 8 bytes.
-    #[inline]
-    pub fn load_u64(&self, offset: usize, order: Ordering) -> Result<u64, OutOfBounds> {
-        let at = self.word(offset, 8)?.cast::<u64>();
-        // SAFETY: inside the mapping and aligned; atomics tolerate concurrent change.
-        Ok(unsafe { AtomicU64::from_ptr(at) }.load(order))
-    }
-
     /// Stores the 64-bit word at `offset` (native endian).
     ///
     /// # Errors
@@ -267,12 +256,6 @@ impl SharedMemory {
     pub(crate) unsafe fn exclusive(&self) -> *mut [u8] {
         ptr::slice_from_raw_parts_mut(self.base.as_ptr(), self.len)
     }
-}
-
-/// Orders earlier stores to shared memory before later ones, as seen by other agents: put it
-/// between filling queue entries and ringing a doorbell that is not itself a release store.
-pub fn store_fence() {
-    fence(Ordering::SeqCst);
 }
 
 impl Drop for SharedMemory {
