@@ -5,8 +5,8 @@ use std::time::Instant;
 
 use gcos_engine::{Engine, IoErrorKind, Request};
 use gcos_layout::media::{
-    BLOCK_BYTES, CHECKPOINT_PAGE_BYTES, CheckpointHeader, CheckpointPage, DriveState, PutRecord,
-    Record, RemoveRecord, Superblock, Uuid, VERSION_MINOR,
+    BLOCK_BYTES, CHECKPOINT_PAGE_BYTES, CheckpointHeader, CheckpointPage, DriveState, MAX_EPOCH,
+    MAX_SEQUENCE, PutRecord, Record, RemoveRecord, Superblock, Uuid, VERSION_MINOR,
 };
 use smallvec::SmallVec;
 
@@ -24,6 +24,8 @@ use crate::{OpenOptions, RecoveryReport, StoreError, checkpoint};
 const READ_DEPTH: u32 = 16;
 /// Bits of a generation that count within an epoch.
 const GENERATION_BITS: u32 = 40;
+/// More than one session counts anything up.
+const SESSION_ROOM: u64 = 1 << GENERATION_BITS;
 
 /// A drive whose superblock has been read.
 struct Found {
@@ -89,6 +91,9 @@ pub(crate) fn open(
         }
     }
     let highest = index.live().map(|(_, entry)| entry.generation).max().unwrap_or(0);
+    if let Some(member) = members.iter().flatten().next() {
+        check_room(&member.drive.io, "highest generation", highest, (1 << 63) - SESSION_ROOM)?;
+    }
     // Unique also if this epoch was used before, by drives that are missing now.
     let next_generation = (epoch << GENERATION_BITS).max(highest) + 1;
     let state = settle(index, &members, &mut losers, &mut report);
@@ -180,19 +185,32 @@ fn find_members(
 }
 
 fn check_openable(io: &BlockIo, superblock: &Superblock) -> Result<(), StoreError> {
-    let geometry = io.engine.geometry();
-    let unopenable =
-        |reason: String| Err(StoreError::Unopenable { drive: io.name().to_owned(), reason });
     if superblock.version.1 > VERSION_MINOR {
-        return unopenable(format!(
-            "its format version {}.{} may be read but not written by this build; use a newer one",
-            superblock.version.0, superblock.version.1
-        ));
+        let (major, minor) = superblock.version;
+        let reason = format!(
+            "its format version {major}.{minor} may be read but not written by this build; use a \
+             newer one"
+        );
+        return Err(StoreError::Unopenable { drive: io.name().to_owned(), reason });
     }
-    if superblock.zones.capacity > geometry.capacity {
+    check_room(io, "superblock sequence", superblock.sequence, MAX_SEQUENCE - SESSION_ROOM)?;
+    check_room(io, "epoch", superblock.epoch, MAX_EPOCH - 1)?;
+    if superblock.zones.capacity > io.engine.geometry().capacity {
         return Err(truncated(io, superblock.zones.capacity));
     }
     Ok(())
+}
+
+/// Refuses a number found on a drive from which this session could count past what the format allows:
+/// what it writes then could not be read again.
+fn check_room(io: &BlockIo, what: &str, found: u64, most: u64) -> Result<(), StoreError> {
+    if found <= most {
+        return Ok(());
+    }
+    Err(StoreError::Unopenable {
+        drive: io.name().to_owned(),
+        reason: format!("its {what} is {found}, and no use leads there; format it again"),
+    })
 }
 
 /// Reads one drive's metadata into the index. Objects that lose to a newer one of their key on another
@@ -236,6 +254,9 @@ fn load(
         });
     }
     let next = replay(&drive, &drive_uuid, newest, index, losers, &mut loaded)?;
+    let most = MAX_SEQUENCE - SESSION_ROOM;
+    check_room(&drive.io, "journal sequence", next.sequence, most)?;
+    check_room(&drive.io, "checkpoint number", number, most)?;
     let writer = Writer::new(&drive.zones, next, newest, older, number);
     let journal = Journal::new(writer, drive_uuid, epoch, &drive.zones);
     Ok((Member::new(drive, journal), loaded))

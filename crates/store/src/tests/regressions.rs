@@ -687,3 +687,21 @@ fn a_flush_ends_although_others_go_on_putting() {
         stop.store(true, Ordering::Relaxed);
     });
 }
+
+// recover.rs: counted past what the format allows, so that what was written could not be read again.
+
+#[test]
+fn numbers_without_room_to_count_on_are_refused_and_nothing_is_written() {
+    use gcos_layout::media::{MAX_EPOCH, MAX_SEQUENCE};
+    let changes: [fn(&mut Superblock); 2] =
+        [|s| s.epoch = MAX_EPOCH, |s| s.sequence = MAX_SEQUENCE];
+    for change in changes {
+        let (drives, store) = fresh(1, 16 * MIB);
+        drop(store);
+        forge_superblock(&drives[0], change);
+        let before = drives[0].snapshot();
+        let error = Store::open(engines(&drives), quiet()).unwrap_err();
+        assert!(error.to_string().contains("format it again"), "{error}");
+        assert!(drives[0].snapshot() == before);
+    }
+}
