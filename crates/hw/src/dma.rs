@@ -13,6 +13,16 @@ use crate::{HwError, OutOfBounds, PAGE_BYTES, SharedMemory};
 /// Implemented by the software controller's IOVA table and by VFIO containers. Several controllers
 /// may share one mapper, and then all reach the same memory at the same addresses.
 pub trait DmaMapper: Send + Sync + fmt::Debug {
+    /// The memory for a new buffer of `len` bytes that will be mapped at `iova`: anonymous, unless the
+    /// devices behind this mapper reach other memory only.
+    ///
+    /// # Errors
+    /// [`HwError`] when there is none.
+    fn memory(&self, iova: u64, len: usize) -> Result<Arc<SharedMemory>, HwError> {
+        let _ = iova;
+        SharedMemory::anonymous(len).map(Arc::new)
+    }
+
     /// Lets devices reach the whole of `memory` at `iova`, a multiple of the page size.
     ///
     /// # Errors
@@ -62,19 +72,52 @@ impl DmaSpace {
     /// # Errors
     /// [`HwError`] when memory or addresses run out or the mapping is refused.
     pub fn alloc(self: &Arc<Self>, len: usize) -> Result<DmaBuffer, HwError> {
-        let memory = Arc::new(SharedMemory::anonymous(len)?);
-        let iova = self.take_iova(memory.len())?;
+        let rounded = len.checked_next_multiple_of(PAGE_BYTES).filter(|&n| n > 0);
+        let rounded = rounded.ok_or(HwError::Invalid {
+            what: "length of a DMA buffer",
+            expected: "1 byte or more, below the address space",
+            got: len as u64,
+        })?;
+        let iova = self.take_iova(rounded)?;
+        match self.mapper.memory(iova, rounded) {
+            Ok(memory) => self.map(iova, memory, len, false),
+            Err(error) => {
+                self.give_iova(iova, rounded);
+                Err(error)
+            }
+        }
+    }
+
+    /// Maps memory that exists already, such as a window into a peer device's BAR, so that the devices
+    /// of this space reach it. It is mapped until the buffer and every slice of it are gone, and the
+    /// memory is kept alive for as long.
+    ///
+    /// # Errors
+    /// [`HwError`] when addresses run out or the mapping is refused.
+    pub fn adopt(self: &Arc<Self>, memory: Arc<SharedMemory>) -> Result<DmaBuffer, HwError> {
+        let len = memory.len();
+        let iova = self.take_iova(len)?;
+        self.map(iova, memory, len, true)
+    }
+
+    fn map(
+        self: &Arc<Self>,
+        iova: u64,
+        memory: Arc<SharedMemory>,
+        len: usize,
+        adopted: bool,
+    ) -> Result<DmaBuffer, HwError> {
         if let Err(error) = self.mapper.map(iova, &memory) {
             self.give_iova(iova, memory.len());
             return Err(error);
         }
-        let region = Region { memory, iova, space: Arc::clone(self) };
+        let region = Region { memory, iova, adopted, space: Arc::clone(self) };
         Ok(DmaBuffer { region: Arc::new(region), len })
     }
 
     /// First fit, with an unmapped page behind each mapping so that an overrun faults.
     fn take_iova(&self, len: usize) -> Result<u64, HwError> {
-        let need = (len + PAGE_BYTES) as u64;
+        let need = len.saturating_add(PAGE_BYTES) as u64;
         let mut free = self.free.lock();
         let found =
             free.iter().find(|&(_, &size)| size >= need).map(|(&start, &size)| (start, size));
@@ -108,6 +151,8 @@ impl DmaSpace {
 struct Region {
     memory: Arc<SharedMemory>,
     iova: u64,
+    /// Whether others than the devices of this space may change it: then there is no exclusive access.
+    adopted: bool,
     space: Arc<DmaSpace>,
 }
 
@@ -166,8 +211,16 @@ impl DmaBuffer {
     /// Direct access to the bytes while no I/O segment of this buffer is alive.
     ///
     /// # Errors
-    /// [`HwError::Busy`] while a segment lives: a device may be writing.
+    /// [`HwError::Busy`] while a segment lives: a device may be writing. [`HwError::Invalid`] for
+    /// memory that was adopted: whoever else has it may be writing.
     pub fn bytes_mut(&mut self) -> Result<&mut [u8], HwError> {
+        if self.region.adopted {
+            return Err(HwError::Invalid {
+                what: "direct access to a DMA buffer",
+                expected: "memory that was allocated for it, not adopted; copy with read and write",
+                got: self.region.iova,
+            });
+        }
         let loans = Arc::strong_count(&self.region) - 1;
         if Arc::get_mut(&mut self.region).is_none() {
             return Err(HwError::Busy { loans });
@@ -358,6 +411,26 @@ mod tests {
         assert!(matches!(buffer.bytes_mut(), Err(HwError::Busy { loans: 1 })));
         drop(slice);
         assert_eq!(buffer.bytes_mut().unwrap().len(), 100);
+    }
+
+    #[test]
+    fn adopted_memory_is_mapped_while_in_use_and_never_handed_out_as_bytes() {
+        let (table, space) = space();
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(2 * PAGE_BYTES as u64).unwrap();
+        let memory = Arc::new(SharedMemory::of_file(&file, 4096, PAGE_BYTES).unwrap());
+        let mut buffer = space.adopt(Arc::clone(&memory)).unwrap();
+        buffer.as_dma().write(5, &[1, 2]).unwrap();
+        assert!(matches!(buffer.bytes_mut(), Err(HwError::Invalid { .. })));
+        assert_eq!(table.0.lock().len(), 1);
+        drop(buffer);
+        assert!(table.0.lock().is_empty());
+        let mut back = [0; 2];
+        std::os::unix::fs::FileExt::read_exact_at(&file, &mut back, 4096 + 5).unwrap();
+        assert_eq!(back, [1, 2]);
+        for (offset, len) in [(1, 4096), (0, 100), (0, 0), (u64::MAX - 4095, 4096)] {
+            assert!(SharedMemory::of_file(&file, offset, len).is_err(), "{offset} {len}");
+        }
     }
 
     #[test]

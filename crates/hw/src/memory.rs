@@ -1,3 +1,4 @@
+use std::os::fd::{AsFd, AsRawFd};
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
@@ -62,6 +63,50 @@ impl SharedMemory {
             unsafe { libc::madvise(base.as_ptr().cast(), rounded, libc::MADV_HUGEPAGE) };
         }
         Ok(Self { base, len: rounded })
+    }
+
+    /// Maps `len` bytes of a file, shared with everyone else who maps them: a memory file, or a region
+    /// of a device (a BAR through sysfs or VFIO). `offset` and `len` are multiples of the page size.
+    ///
+    /// What lies behind the mapping is the caller's business: on a plain file that is cut short under
+    /// the mapping, access raises SIGBUS.
+    ///
+    /// # Errors
+    /// [`HwError::Invalid`] for an offset or a length that is no multiple of the page size,
+    /// [`HwError::Os`] when the file cannot be mapped there.
+    pub fn of_file(file: impl AsFd, offset: u64, len: usize) -> Result<Self, HwError> {
+        let page = PAGE_BYTES as u64;
+        let invalid = |what, got| HwError::Invalid {
+            what,
+            expected: "a multiple of 4096 within the address space, the length not 0",
+            got,
+        };
+        if len == 0 || !len.is_multiple_of(PAGE_BYTES) {
+            return Err(invalid("length of a file mapping", len as u64));
+        }
+        let start = libc::off_t::try_from(offset).ok().filter(|_| offset.is_multiple_of(page));
+        let Some(start) = start else {
+            return Err(invalid("offset of a file mapping", offset));
+        };
+        // SAFETY: the kernel chooses fresh addresses, so no existing memory is touched.
+        let base = unsafe {
+            libc::mmap(
+                ptr::null_mut(),
+                len,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_SHARED,
+                file.as_fd().as_raw_fd(),
+                start,
+            )
+        };
+        if base == libc::MAP_FAILED {
+            let what = format!("mmap of {len} bytes at offset {offset:#x} of a file or device");
+            return Err(HwError::last_os(what));
+        }
+        match NonNull::new(base.cast::<u8>()) {
+            Some(base) => Ok(Self { base, len }),
+            None => Err(invalid("address of a file mapping", 0)),
+        }
     }
 
     /// Length in bytes, a multiple of the page size.
