@@ -53,6 +53,33 @@ const EDGES: &[Edges] = &[
         dev: &[],
     },
     Edges { from: "gcos-tools", normal: &["gcos"], dev: &[] },
+    // Test suites: programs, nothing depends on them.
+    Edges {
+        from: "gcos-hardware-tests",
+        normal: &[
+            "gcos-check",
+            "gcos-engine",
+            "gcos-hw",
+            "gcos-layout",
+            "gcos-nvme",
+            "gcos-store",
+        ],
+        dev: &["gcos-emulator"],
+    },
+    Edges {
+        from: "gcos-qemu-tests",
+        normal: &[
+            "gcos",
+            "gcos-check",
+            "gcos-engine",
+            "gcos-hardware-tests",
+            "gcos-hw",
+            "gcos-layout",
+            "gcos-nvme",
+            "gcos-store",
+        ],
+        dev: &[],
+    },
 ];
 
 /// Crates that may say `unsafe`: the one that maps memory and calls the system.

@@ -1,0 +1,1 @@
+//! What must hold on any NVMe controller, as cases over a [`gcos_hw::Function`].

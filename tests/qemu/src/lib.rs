@@ -1,0 +1,4 @@
+//! Rigs that put QEMU's NVMe controller under the driver: without a guest (`qtest`), and in a guest
+//! whose kernel has it behind an IOMMU (`guest`).
+
+pub mod tools;
