@@ -1,6 +1,8 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use gcos_hw::pci::PciAddress;
+
 use crate::units;
 
 /// How an entry of `disk.paths` reaches a drive.
@@ -8,7 +10,7 @@ use crate::units;
 #[non_exhaustive]
 pub enum PathKind {
     /// A PCI address such as `0000:c1:00.0`: the userspace driver.
-    Pci(String),
+    Pci(PciAddress),
     /// `/dev/libnvm*`, a name for a drive that is bound to the userspace driver.
     Bound(PathBuf),
     /// A block device or a plain file: the kernel's I/O path.
@@ -48,8 +50,8 @@ impl PathKind {
         if let Some(image) = text.strip_prefix("emulated:") {
             return Self::parse_image(image);
         }
-        if is_pci_address(text) {
-            return Ok(Self::Pci(text.to_ascii_lowercase()));
+        if let Ok(address) = text.parse() {
+            return Ok(Self::Pci(address));
         }
         if text.starts_with("/dev/libnvm") {
             return Ok(Self::Bound(text.into()));
@@ -85,28 +87,12 @@ impl PathKind {
 impl fmt::Display for PathKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Pci(address) => f.write_str(address),
+            Self::Pci(address) => address.fmt(f),
             Self::Bound(path) | Self::Kernel(path) => write!(f, "{}", path.display()),
             Self::EmulatedFile(path) => write!(f, "emulated:{}", path.display()),
             Self::EmulatedRam(bytes) => write!(f, "emulated:ram:{}", units::size(*bytes)),
         }
     }
-}
-
-/// `dddd:bb:dd.f`, or without the domain as `lspci` writes it.
-fn is_pci_address(text: &str) -> bool {
-    let hex = |part: &str, len: usize| {
-        part.len() == len && part.bytes().all(|byte| byte.is_ascii_hexdigit())
-    };
-    let Some((rest, function)) = text.rsplit_once('.') else { return false };
-    let mut parts = rest.rsplit(':');
-    let (device, bus, domain) = (parts.next(), parts.next(), parts.next());
-    function.len() == 1
-        && function.bytes().all(|byte| (b'0'..=b'7').contains(&byte))
-        && device.is_some_and(|part| hex(part, 2))
-        && bus.is_some_and(|part| hex(part, 2))
-        && domain.is_none_or(|part| hex(part, 4))
-        && parts.next().is_none()
 }
 
 #[cfg(test)]
@@ -116,8 +102,7 @@ mod tests {
     #[test]
     fn every_kind_is_told_apart() {
         let kind = |text: &str| PathKind::parse(text).unwrap();
-        assert_eq!(kind("0000:C1:00.0"), PathKind::Pci("0000:c1:00.0".into()));
-        assert_eq!(kind("c1:00.0"), PathKind::Pci("c1:00.0".into()));
+        assert_eq!(kind("0000:C1:00.0"), PathKind::Pci("c1:00.0".parse().unwrap()));
         assert_eq!(kind("/dev/libnvm0"), PathKind::Bound("/dev/libnvm0".into()));
         assert_eq!(kind("/dev/nvme0n1"), PathKind::Kernel("/dev/nvme0n1".into()));
         assert_eq!(kind("c1:00.9"), PathKind::Kernel("c1:00.9".into()));

@@ -11,6 +11,7 @@ mod event;
 mod file;
 mod function;
 mod memory;
+pub mod pci;
 
 pub use dma::{DmaBuffer, DmaMapper, DmaSlice, DmaSpace};
 pub use error::{HwError, OutOfBounds};
