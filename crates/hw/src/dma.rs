@@ -115,6 +115,18 @@ impl DmaSpace {
         Ok(DmaBuffer { region: Arc::new(region), len })
     }
 
+    /// Gives up free addresses outside `usable`, because a device that has joined does not reach them.
+    pub fn restrict(&self, usable: &[Range<u64>]) {
+        let mut free = self.free.lock();
+        let both = |start: u64, size: u64| {
+            usable.iter().filter_map(move |range| {
+                let (low, high) = (start.max(range.start), (start + size).min(range.end));
+                (low < high).then(|| (low, high - low))
+            })
+        };
+        *free = free.iter().flat_map(|(&start, &size)| both(start, size)).collect();
+    }
+
     /// First fit, with an unmapped page behind each mapping so that an overrun faults.
     fn take_iova(&self, len: usize) -> Result<u64, HwError> {
         let need = len.saturating_add(PAGE_BYTES) as u64;
@@ -445,6 +457,14 @@ mod tests {
         }
         assert_eq!(*space.free.lock(), BTreeMap::from([(0x10_0000, 0x10_0000)]));
         assert!(matches!(space.alloc(0x10_0000), Err(HwError::IovaExhausted { .. })));
+    }
+
+    #[test]
+    fn addresses_that_a_device_does_not_reach_are_given_up() {
+        let (_table, space) = space();
+        space.restrict(&[0x8_0000..0x11_0000, 0x1f_0000..0x30_0000]);
+        let free = BTreeMap::from([(0x10_0000, 0x1_0000), (0x1f_0000, 0x1_0000)]);
+        assert_eq!(*space.free.lock(), free);
     }
 
     #[test]

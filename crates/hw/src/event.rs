@@ -51,6 +51,21 @@ impl EventFd {
         let ready = unsafe { libc::ppoll(&mut poll, 1, &timeout, std::ptr::null()) };
         ready > 0 && self.take()
     }
+
+    /// Waits until this or the other event is signalled, or `timeout` has passed: whether either may
+    /// be. Takes no count.
+    #[must_use]
+    pub(crate) fn wait_or(&self, other: &EventFd, timeout: Duration) -> bool {
+        let poll = |event: &EventFd| libc::pollfd {
+            fd: event.0.as_raw_fd(),
+            events: libc::POLLIN,
+            revents: 0,
+        };
+        let mut polls = [poll(self), poll(other)];
+        let milliseconds = timeout.as_millis().min(i32::MAX as u128) as libc::c_int;
+        // SAFETY: two valid pollfds.
+        unsafe { libc::poll(polls.as_mut_ptr(), 2, milliseconds) > 0 }
+    }
 }
 
 impl AsFd for EventFd {

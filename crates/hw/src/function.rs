@@ -2,7 +2,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::{DmaSpace, EventFd, HwError};
+use crate::{DmaSpace, EventFd, HwError, SharedMemory};
 
 /// One PCI function that is an NVMe controller, as its driver sees it.
 ///
@@ -41,6 +41,18 @@ pub trait Function: Send + Sync + fmt::Debug {
     /// # Errors
     /// [`HwError`] when the vector does not exist or the system refuses.
     fn interrupt(&self, vector: u16) -> Result<Arc<EventFd>, HwError>;
+
+    /// Another memory BAR than 0, mapped: where a controller memory buffer lies.
+    ///
+    /// # Errors
+    /// [`HwError`] when the function has no such BAR, or the platform cannot map it.
+    fn bar(&self, index: u8) -> Result<Arc<SharedMemory>, HwError> {
+        Err(HwError::Invalid {
+            what: "BAR",
+            expected: "a memory BAR that this platform can map; it maps none but the registers",
+            got: index.into(),
+        })
+    }
 
     /// Monotonic time since some fixed start. Deadlines use this clock and no other, so that a
     /// stepped controller can run on simulated time.

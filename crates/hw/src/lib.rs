@@ -12,6 +12,7 @@ mod file;
 mod function;
 mod memory;
 pub mod pci;
+pub mod vfio;
 
 pub use dma::{DmaBuffer, DmaMapper, DmaSlice, DmaSpace};
 pub use error::{HwError, OutOfBounds};

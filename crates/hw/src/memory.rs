@@ -18,6 +18,8 @@ const CHUNK_BYTES: usize = 8192;
 pub struct SharedMemory {
     base: NonNull<u8>,
     len: usize,
+    /// Whether it is anonymous memory of this process, not a file's or a device's.
+    anonymous: bool,
 }
 
 // SAFETY: the mapping is owned by this value alone and lives until it is dropped; all access goes
@@ -62,7 +64,7 @@ impl SharedMemory {
             // SAFETY: advice on a mapping that was just made and belongs to nobody else.
             unsafe { libc::madvise(base.as_ptr().cast(), rounded, libc::MADV_HUGEPAGE) };
         }
-        Ok(Self { base, len: rounded })
+        Ok(Self { base, len: rounded, anonymous: true })
     }
 
     /// Maps `len` bytes of a file, shared with everyone else who maps them: a memory file, or a region
@@ -104,7 +106,7 @@ impl SharedMemory {
             return Err(HwError::last_os(what));
         }
         match NonNull::new(base.cast::<u8>()) {
-            Some(base) => Ok(Self { base, len }),
+            Some(base) => Ok(Self { base, len, anonymous: false }),
             None => Err(invalid("address of a file mapping", 0)),
         }
     }
@@ -247,6 +249,17 @@ impl SharedMemory {
         Ok(unsafe { AtomicU32::from_ptr(at) }.load(order))
     }
 
+    /// Loads the 64-bit word at `offset` (native endian).
+    ///
+    /// # Errors
+    /// [`OutOfBounds`] when it does not fit or is not aligned to 8 bytes.
+    #[inline]
+    pub fn load_u64(&self, offset: usize, order: Ordering) -> Result<u64, OutOfBounds> {
+        let at = self.word(offset, 8)?.cast::<u64>();
+        // SAFETY: inside the mapping and aligned; atomics tolerate concurrent change.
+        Ok(unsafe { AtomicU64::from_ptr(at) }.load(order))
+    }
+
     /// Stores the 32-bit word at `offset` (native endian).
     ///
     /// # Errors
@@ -272,11 +285,14 @@ impl SharedMemory {
     }
 
     /// Gives whole pages in the range back to the system; they read as zeros afterwards. Partial
-    /// pages at the ends are zeroed.
+    /// pages at the ends are zeroed, as is everything in the memory of a file or a device.
     ///
     /// # Errors
     /// [`OutOfBounds`] when the range does not fit.
     pub fn discard(&self, offset: usize, len: usize) -> Result<(), OutOfBounds> {
+        if !self.anonymous {
+            return self.fill(offset, len, 0);
+        }
         self.at(offset, len)?;
         let end = offset + len;
         let first = offset.next_multiple_of(PAGE_BYTES).min(end);
@@ -292,6 +308,31 @@ impl SharedMemory {
             }
         }
         Ok(())
+    }
+
+    /// Puts pages of a file in the place of the memory, for good: what is read is then the file's
+    /// first `len` bytes, and what is written goes nowhere else. The addresses stay valid, so threads
+    /// that are in the middle of an access see either the old or the new.
+    ///
+    /// # Errors
+    /// [`HwError::Os`]; the memory is then what it was.
+    pub(crate) fn replace(&self, file: impl AsFd) -> Result<(), HwError> {
+        // SAFETY: the range is ours until `self` is dropped, nobody holds a reference into it, and
+        // MAP_FIXED exchanges the pages in one step.
+        let base = unsafe {
+            libc::mmap(
+                self.base.as_ptr().cast(),
+                self.len,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_PRIVATE | libc::MAP_FIXED | libc::MAP_NORESERVE,
+                file.as_fd().as_raw_fd(),
+                0,
+            )
+        };
+        match base == libc::MAP_FAILED {
+            true => Err(HwError::last_os(format!("mmap over {} bytes of device memory", self.len))),
+            false => Ok(()),
+        }
     }
 
     /// Whole memory as a slice, for an owner that knows that nobody else touches it.
