@@ -24,7 +24,7 @@ pub trait Function: Send + Sync + fmt::Debug {
     /// before it acts on the write.
     fn write32(&self, offset: usize, value: u32);
 
-    /// Writes a 64-bit register.
+    /// Writes a 64-bit register with one store: some registers (CMBMSC) take nothing less.
     fn write64(&self, offset: usize, value: u64);
 
     /// Length of the register space in bytes: where the last doorbell must end.
@@ -41,6 +41,20 @@ pub trait Function: Send + Sync + fmt::Debug {
     /// # Errors
     /// [`HwError`] when the vector does not exist or the system refuses.
     fn interrupt(&self, vector: u16) -> Result<Arc<EventFd>, HwError>;
+
+    /// The memory behind another base address register than BAR0, mapped whole: where a controller
+    /// memory buffer lies. Not every function has one, or can map it.
+    ///
+    /// # Errors
+    /// [`HwError::Invalid`] when there is no memory behind that register, or none that the platform
+    /// maps; another [`HwError`] when the system refuses.
+    fn bar(&self, index: u8) -> Result<Arc<SharedMemory>, HwError> {
+        Err(HwError::Invalid {
+            what: "base address register",
+            expected: "one with memory behind it that this platform maps",
+            got: index.into(),
+        })
+    }
 
     /// Another memory BAR than 0, mapped: where a controller memory buffer lies.
     ///
