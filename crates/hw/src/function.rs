@@ -56,18 +56,6 @@ pub trait Function: Send + Sync + fmt::Debug {
         })
     }
 
-    /// Another memory BAR than 0, mapped: where a controller memory buffer lies.
-    ///
-    /// # Errors
-    /// [`HwError`] when the function has no such BAR, or the platform cannot map it.
-    fn bar(&self, index: u8) -> Result<Arc<SharedMemory>, HwError> {
-        Err(HwError::Invalid {
-            what: "BAR",
-            expected: "a memory BAR that this platform can map; it maps none but the registers",
-            got: index.into(),
-        })
-    }
-
     /// Monotonic time since some fixed start. Deadlines use this clock and no other, so that a
     /// stepped controller can run on simulated time.
     fn now(&self) -> Duration;
