@@ -1,4 +1,5 @@
 //! Rigs that put QEMU's NVMe controller under the driver: without a guest (`qtest`), and in a guest
 //! whose kernel has it behind an IOMMU (`guest`).
 
+pub mod guest;
 pub mod tools;
