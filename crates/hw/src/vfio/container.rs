@@ -4,7 +4,6 @@ use std::io;
 use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 use vfio_ioctls::{VfioContainer, VfioError as LibraryError};
@@ -16,16 +15,15 @@ use crate::{DmaMapper, HwError, SharedMemory};
 pub(super) struct Container {
     inner: VfioContainer,
     state: Mutex<State>,
-    /// Set for good when the kernel has ended all mappings at once: with the last group gone.
-    torn_down: AtomicBool,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    /// Groups in the container.
+    /// Groups in the container. The kernel ends all mappings when the last one leaves.
     groups: usize,
-    /// Mappings: I/O virtual address → length in bytes.
-    mappings: BTreeMap<u64, usize>,
+    /// What is to be mapped while there is a group, by I/O virtual address. Holding the memory here
+    /// keeps it from being freed before it has been unmapped.
+    mappings: BTreeMap<u64, Arc<SharedMemory>>,
 }
 
 /// What a container has mapped.
@@ -46,41 +44,51 @@ impl Container {
             };
             VfioError::Container { cure: cure::container(&source), source }
         })?;
-        let (state, torn_down) = (Mutex::default(), AtomicBool::new(false));
-        Ok(Arc::new(Self { inner, state, torn_down }))
+        Ok(Arc::new(Self { inner, state: Mutex::default() }))
     }
 
     /// Takes a group in, through `join`; the first one brings the IOMMU with it, through `choose`.
+    /// Buffers that outlived the drives that were there before are mapped again.
+    ///
+    /// # Errors
+    /// Those of the calls, and through `refused` those of mapping again. The group must then be closed.
     pub(super) fn join<E>(
         &self,
         join: impl FnOnce() -> Result<(), E>,
         choose: impl FnOnce() -> Result<(), E>,
+        refused: impl Fn(io::Error) -> E,
     ) -> Result<(), E> {
         let mut state = self.state.lock();
         join()?;
         if state.groups == 0 {
             choose()?;
-            self.torn_down.store(false, Ordering::Release);
+            for (&iova, memory) in &state.mappings {
+                self.map_now(iova, memory).map_err(&refused)?;
+            }
         }
         state.groups += 1;
         Ok(())
     }
 
-    /// Lets a group go, through `leave`. With the last group the kernel ends every mapping.
+    /// Lets a group go, through `leave`.
     pub(super) fn leave(&self, leave: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
         let mut state = self.state.lock();
         leave()?;
         state.groups -= 1;
-        if state.groups == 0 {
-            self.torn_down.store(true, Ordering::Release);
-            state.mappings.clear();
-        }
         Ok(())
     }
 
     pub(super) fn mapped(&self) -> Mapped {
         let state = self.state.lock();
-        Mapped { mappings: state.mappings.len(), bytes: state.mappings.values().sum() }
+        Mapped { mappings: state.mappings.len(), bytes: state.bytes() }
+    }
+
+    fn map_now(&self, iova: u64, memory: &SharedMemory) -> io::Result<()> {
+        // SAFETY: the memory is reached through raw copies and atomics alone (`SharedMemory`), and
+        // `state.mappings` keeps it until it has been unmapped.
+        let result =
+            unsafe { self.inner.vfio_dma_map(iova, memory.len(), memory.address() as *mut u8) };
+        result.map_err(os_error)
     }
 
     /// Usable addresses as the IOMMU of the present groups sees them.
@@ -99,6 +107,12 @@ impl AsFd for Container {
     }
 }
 
+impl State {
+    fn bytes(&self) -> usize {
+        self.mappings.values().map(|memory| memory.len()).sum()
+    }
+}
+
 impl DmaMapper for Container {
     fn map(&self, iova: u64, memory: &Arc<SharedMemory>) -> Result<(), HwError> {
         let len = memory.len();
@@ -107,36 +121,24 @@ impl DmaMapper for Container {
         if state.groups == 0 {
             return Err(refused("no drive is left in the VFIO container; open one first".into()));
         }
-        // SAFETY: the memory is reached through raw copies and atomics alone (`SharedMemory`), and
-        // `DmaSpace` keeps it mapped in this process until it has been unmapped here.
-        let result = unsafe { self.inner.vfio_dma_map(iova, len, memory.address() as *mut u8) };
-        match result {
-            Ok(()) => {
-                state.mappings.insert(iova, len);
-                Ok(())
-            }
-            Err(error) => {
-                let mapped: usize = state.mappings.values().sum();
-                Err(refused(cure::map(&os_error(error), mapped, len)))
-            }
+        if let Err(error) = self.map_now(iova, memory) {
+            return Err(refused(cure::map(&error, state.bytes(), len)));
         }
+        state.mappings.insert(iova, Arc::clone(memory));
+        Ok(())
     }
 
     fn unmap(&self, iova: u64, len: usize) -> Result<(), HwError> {
+        let refused = |reason| HwError::Map { iova, len, reason };
         let mut state = self.state.lock();
-        match state.mappings.get(&iova) {
-            Some(&mapped) if mapped == len => {}
-            // The kernel has unmapped it, with everything else, when the last group left.
-            None if self.torn_down.load(Ordering::Acquire) => return Ok(()),
-            _ => {
-                let reason = "it is not mapped with this length; mappings end whole".into();
-                return Err(HwError::Map { iova, len, reason });
-            }
+        if state.mappings.get(&iova).is_none_or(|memory| memory.len() != len) {
+            return Err(refused("it is not mapped with this length; mappings end whole".into()));
         }
-        self.inner.vfio_dma_unmap(iova, len).map_err(|error| {
-            let reason = format!("the kernel did not unmap it: {}", os_error(error));
-            HwError::Map { iova, len, reason }
-        })?;
+        if state.groups > 0 {
+            self.inner.vfio_dma_unmap(iova, len).map_err(|error| {
+                refused(format!("the kernel did not unmap it: {}", os_error(error)))
+            })?;
+        }
         state.mappings.remove(&iova);
         Ok(())
     }

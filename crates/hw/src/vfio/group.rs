@@ -58,6 +58,9 @@ impl Group {
                 // A group that stays behind without an IOMMU leaves when its file is closed.
                 call("VFIO_SET_IOMMU (type 1 v2)", ioctl::set_iommu(container))
             },
+            |error| {
+                fail("mapping buffers for drives that were opened again", cure::join(&error), error)
+            },
         )?;
         Ok(Arc::new(Self { id, file, container: Arc::clone(container) }))
     }
