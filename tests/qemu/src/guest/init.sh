@@ -2,7 +2,7 @@
 # First process of the guest: modules, one scenario, the kernel's log, power off.
 # ttyS0 is the console, ttyS1 what the scenario reports, ttyS2 the kernel's log.
 export PATH=/bin HOME=/root
-busybox --install -s /bin
+/bin/busybox --install -s /bin
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs devtmpfs /dev
