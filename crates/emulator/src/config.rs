@@ -31,6 +31,15 @@ pub struct Namespace {
     pub bytes: u64,
 }
 
+/// What some controllers' namespaces are, and drivers must notice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Oddity {
+    /// The namespace says that it belongs to another command set than NVM (2: Zoned Namespaces).
+    CommandSet(u8),
+    /// The namespace says that its blocks have so many bytes of metadata. I/O ignores them.
+    Metadata(u16),
+}
+
 /// A volatile write cache that loses what was not flushed when power is cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WriteCacheConfig {
@@ -74,6 +83,10 @@ pub struct Config {
     pub medium: Arc<Medium>,
     /// The namespaces, NSID 1 first. Empty: one of 4096-byte blocks over the whole medium.
     pub namespaces: Vec<Namespace>,
+    /// What is odd about namespaces, by NSID.
+    pub oddities: Vec<(u32, Oddity)>,
+    /// CAP.CSS: bit 0 the NVM command set, bit 6 I/O command sets. Not 0.
+    pub command_sets: u8,
     /// Largest transfer of one command in bytes, a power of two of 8192 or more; 0 is no limit.
     pub mdts: u64,
     /// Most I/O queue pairs granted, 1..=1024.
@@ -131,6 +144,8 @@ impl Config {
         Self {
             medium,
             namespaces: Vec::new(),
+            oddities: Vec::new(),
+            command_sets: 1,
             mdts: 1 << 20,
             max_queue_pairs: 64,
             mqes: 1024,

@@ -18,7 +18,7 @@ use crate::fault::Faults;
 use crate::health::Health;
 use crate::interrupts::Interrupts;
 use crate::namespace::NamespaceState;
-use crate::registers::Registers;
+use crate::registers::{CMB_BAR, Registers};
 use crate::storage::Storage;
 use crate::wake::Waker;
 use crate::{EmulatorError, IovaTable, Medium, MediumCounts};
@@ -240,7 +240,7 @@ impl Controller {
             },
             table: Arc::clone(&space.table),
             storage,
-            namespaces: NamespaceState::lay_out(&config.namespaces(), &config.serial()),
+            namespaces: NamespaceState::lay_out(config),
             faults: Faults::new(&config.faults),
             registers: Mutex::new(Registers::new(config, cmb)),
             interrupts: Interrupts::new(config.interrupt_vectors),
@@ -310,6 +310,12 @@ impl Function for Emulator {
     }
 
     fn write64(&self, offset: usize, value: u64) {
+        if offset == Register::Cmbmsc.offset() {
+            if self.controller.is_present() {
+                self.controller.registers.lock().write_cmbmsc(value, &self.controller.table);
+            }
+            return;
+        }
         self.write32(offset, value as u32);
         self.write32(offset.saturating_add(4), (value >> 32) as u32);
     }
@@ -328,6 +334,15 @@ impl Function for Emulator {
 
     fn interrupt(&self, vector: u16) -> Result<Arc<EventFd>, HwError> {
         self.controller.interrupts.route(vector)
+    }
+
+    fn bar(&self, index: u8) -> Result<Arc<SharedMemory>, HwError> {
+        let cmb = self.cmb.as_ref().filter(|_| index == CMB_BAR);
+        cmb.cloned().ok_or(HwError::Invalid {
+            what: "base address register",
+            expected: "2, on a controller with a memory buffer",
+            got: index.into(),
+        })
     }
 
     fn now(&self) -> Duration {

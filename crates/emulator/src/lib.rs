@@ -41,7 +41,7 @@ mod table;
 mod transfer;
 mod wake;
 
-pub use config::{AddressSpace, Config, Namespace, Run, WriteCacheConfig};
+pub use config::{AddressSpace, Config, Namespace, Oddity, Run, WriteCacheConfig};
 pub use emulator::Emulator;
 pub use error::EmulatorError;
 pub use fault::{Action, FaultPlan, Faults, Rule, RuleId};

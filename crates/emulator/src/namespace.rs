@@ -7,7 +7,7 @@ use gcos_layout::nvme::{
     encode_namespace_descriptors,
 };
 
-use crate::config::Namespace;
+use crate::config::{Config, Oddity};
 use crate::medium::fnv1a;
 
 /// Log2 of the block sizes of the LBA formats, by index.
@@ -23,19 +23,31 @@ pub(crate) struct NamespaceState {
     pub(crate) start: u64,
     pub(crate) bytes: u64,
     lba_shift: AtomicU32,
+    /// CSI of the descriptor list.
+    command_set: u8,
+    /// Metadata bytes of the format that it claims to have; 0 for none.
+    metadata_bytes: u16,
 }
 
 impl NamespaceState {
-    /// Lays the namespaces out one after the other.
-    /// `serial` makes their identifiers differ from those of other controllers.
-    pub(crate) fn lay_out(namespaces: &[Namespace], serial: &str) -> Vec<Self> {
-        let identity = fnv1a(serial.as_bytes());
+    /// Lays the namespaces out one after the other. The serial number makes their identifiers differ
+    /// from those of other controllers.
+    pub(crate) fn lay_out(config: &Config) -> Vec<Self> {
+        let identity = fnv1a(config.serial().as_bytes());
+        let namespaces = config.namespaces();
         let mut start = 0;
         let mut out = Vec::with_capacity(namespaces.len());
         for (namespace, nsid) in namespaces.iter().zip(1..) {
             let lba_shift = AtomicU32::new(namespace.lba_bytes.trailing_zeros());
             let bytes = namespace.bytes;
-            out.push(Self { nsid, identity, start, bytes, lba_shift });
+            let (mut command_set, mut metadata_bytes) = (0, 0);
+            for (_, oddity) in config.oddities.iter().filter(|(odd, _)| *odd == nsid) {
+                match *oddity {
+                    Oddity::CommandSet(csi) => command_set = csi,
+                    Oddity::Metadata(bytes) => metadata_bytes = bytes,
+                }
+            }
+            out.push(Self { nsid, identity, start, bytes, lba_shift, command_set, metadata_bytes });
             start += namespace.bytes;
         }
         out
@@ -76,6 +88,12 @@ impl NamespaceState {
         let shift = self.lba_shift();
         let current = FORMATS.iter().position(|&format| u32::from(format) == shift).unwrap_or(0);
         let format = |&lbads: &u8| LbaFormat::default().with_lbads(lbads);
+        let mut lba_formats: Vec<_> = FORMATS.iter().map(format).collect();
+        let mut current = current;
+        if self.metadata_bytes != 0 {
+            current = lba_formats.len();
+            lba_formats.push(format(&(shift as u8)).with_metadata_bytes(self.metadata_bytes));
+        }
         IdentifyNamespace {
             nsze: self.blocks(),
             ncap: self.blocks(),
@@ -86,7 +104,7 @@ impl NamespaceState {
             preferred_write_blocks: 1,
             preferred_deallocate_blocks: 1,
             nguid: self.nguid(),
-            lba_formats: FORMATS.iter().map(format).collect(),
+            lba_formats,
             ..IdentifyNamespace::default()
         }
         .encode()
@@ -95,7 +113,7 @@ impl NamespaceState {
     pub(crate) fn descriptors(&self) -> IdentifyData {
         encode_namespace_descriptors(&[
             NamespaceDescriptor::Nguid(self.nguid()),
-            NamespaceDescriptor::CommandSet(0),
+            NamespaceDescriptor::CommandSet(self.command_set),
         ])
     }
 

@@ -5,20 +5,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gcos_hw::{DmaMapper, PAGE_BYTES, SharedMemory};
-use gcos_layout::nvme::{Aqa, Cap, Cc, Csts, Register, ShutdownNotification, ShutdownStatus, Vs};
+use gcos_layout::nvme::{
+    Aqa, Cap, Cc, Cmbloc, Cmbmsc, Cmbsz, Csts, Register, ShutdownNotification, ShutdownStatus, Vs,
+};
 
 use crate::IovaTable;
 use crate::config::Config;
 
 /// What NSSR must be written with ("NVMe").
 const SUBSYSTEM_RESET: u32 = 0x4E56_4D65;
-/// CMBMSC: Capabilities Registers Enabled, Controller Memory Space Enable.
-const CMB_CRE: u64 = 1;
-const CMB_CMSE: u64 = 2;
-/// CMBSZ: submission and completion queues, lists, read and write data; unit 4 KiB.
-const CMB_CAPABILITIES: u32 = 0b1_1111;
-/// CMBLOC: the memory is behind BAR 2.
-const CMB_BAR: u32 = 2;
+/// The base address register behind which the controller memory buffer lies.
+pub(crate) const CMB_BAR: u8 = 2;
 
 /// A change of CC that the controller has to act on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,7 +60,7 @@ impl Registers {
             .with_to(u8::try_from(to).unwrap_or(u8::MAX))
             .with_dstrd((config.doorbell_stride / 4).trailing_zeros() as u8)
             .with_nssrs(true)
-            .with_css(1)
+            .with_css(config.command_sets)
             .with_mpsmax(4)
             .with_cmbs(cmb.is_some());
         Self {
@@ -110,12 +107,21 @@ impl Registers {
             Register::Aqa => self.aqa.0,
             Register::Asq => half(self.asq),
             Register::Acq => half(self.acq),
-            Register::Cmbloc => self.cmb_enabled().map_or(0, |_| CMB_BAR),
+            Register::Cmbloc => {
+                self.cmb_enabled().map_or(0, |_| Cmbloc::default().with_bir(CMB_BAR).0)
+            }
             Register::Cmbsz => self.cmb_enabled().map_or(0, |cmb| {
                 let pages = (cmb.memory.len() / PAGE_BYTES) as u32;
-                pages << 12 | CMB_CAPABILITIES
+                let size = Cmbsz::default().with_sz(pages).with_sqs(true).with_cqs(true);
+                size.with_lists(true).with_rds(true).with_wds(true).0
             }),
             Register::Cmbmsc => self.cmb.as_ref().map_or(0, |cmb| half(cmb.cmbmsc)),
+            // CBAI: the address that the host chose for the buffer cannot be.
+            Register::Cmbsts => self.cmb_enabled().map_or(0, |cmb| {
+                let refused = Cmbmsc(cmb.cmbmsc).cmse() && cmb.mapped.is_none();
+                refused.into()
+            }),
+            Register::Crto => 0,
         }
     }
 
@@ -147,6 +153,12 @@ impl Registers {
         }
     }
 
+    /// A 64-bit write of CMBMSC, which takes effect at once: written in halves it would move the
+    /// buffer twice.
+    pub(crate) fn write_cmbmsc(&mut self, value: u64, table: &IovaTable) {
+        self.set_cmbmsc(value, table);
+    }
+
     fn write_cc(&mut self, new: Cc) {
         let old = std::mem::replace(&mut self.cc, new);
         match (old.en(), new.en()) {
@@ -164,7 +176,7 @@ impl Registers {
     /// Whether CC and the admin queue registers allow the controller to start (Base, section 3.5.1).
     pub(crate) fn can_start(&self) -> bool {
         let entries = 2..=4096;
-        self.cc.css() == 0
+        self.cap.css() & 1 << self.cc.css() != 0
             && self.cc.ams() == 0
             && self.cc.mps() <= self.cap.mpsmax()
             && entries.contains(&self.aqa.sq_entries())
@@ -172,15 +184,15 @@ impl Registers {
     }
 
     fn cmb_enabled(&self) -> Option<&Cmb> {
-        self.cmb.as_ref().filter(|cmb| cmb.cmbmsc & CMB_CRE != 0)
+        self.cmb.as_ref().filter(|cmb| Cmbmsc(cmb.cmbmsc).cre())
     }
 
     /// Places the controller memory buffer where the host wants it among the device's addresses.
     fn set_cmbmsc(&mut self, cmbmsc: u64, table: &IovaTable) {
         let Some(cmb) = &mut self.cmb else { return };
         cmb.cmbmsc = cmbmsc;
-        let wanted = CMB_CRE | CMB_CMSE;
-        let base = (cmbmsc & wanted == wanted).then_some(cmbmsc & !0xFFF);
+        let control = Cmbmsc(cmbmsc);
+        let base = (control.cre() && control.cmse()).then_some(control.cba());
         if cmb.mapped == base {
             return;
         }

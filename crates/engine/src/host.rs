@@ -45,8 +45,8 @@ impl HostQueueEngine {
     /// for everybody.
     ///
     /// # Errors
-    /// [`NvmeError::Invalid`] when the namespace is not active, [`NvmeError::Unsupported`] when its
-    /// format is not blocks of 512 or 4096 bytes without metadata.
+    /// [`NvmeError::Invalid`] when the namespace is not active, [`NvmeError::Namespace`] when it cannot
+    /// be used, [`NvmeError::Unsupported`] when its blocks are not of 512 or 4096 bytes.
     pub fn new(controller: Arc<Controller>, nsid: u32) -> Result<Self, NvmeError> {
         let device = Arc::<str>::from(controller.name());
         let Some(namespace) = controller.namespace(nsid) else {
@@ -57,11 +57,14 @@ impl HostQueueEngine {
                 got: nsid.into(),
             });
         };
-        if !matches!(namespace.lba_bytes, 512 | 4096) || namespace.metadata_bytes != 0 {
+        if let Some(reason) = &namespace.unusable {
+            return Err(NvmeError::Namespace { device, nsid, reason: Arc::clone(reason) });
+        }
+        if !matches!(namespace.lba_bytes, 512 | 4096) {
             return Err(NvmeError::Unsupported {
                 device,
                 what: "namespace format",
-                expected: "blocks of 512 or 4096 bytes without metadata; format it so".into(),
+                expected: "blocks of 512 or 4096 bytes; format it so".into(),
                 got: namespace.lba_bytes.into(),
             });
         }
@@ -93,7 +96,8 @@ impl HostQueueEngine {
 }
 
 fn active(controller: &Controller) -> String {
-    let nsids: Vec<_> = controller.namespaces().iter().map(|n| n.nsid).collect();
+    let usable = controller.namespaces().iter().filter(|n| n.unusable.is_none());
+    let nsids: Vec<_> = usable.map(|n| n.nsid).collect();
     format!("one of the active namespaces {nsids:?}")
 }
 

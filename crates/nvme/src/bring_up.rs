@@ -6,8 +6,7 @@ use std::time::Duration;
 
 use gcos_hw::{DmaSpace, EventFd, PAGE_BYTES};
 use gcos_layout::nvme::{
-    AdminCommand, Cns, Feature, FeatureId, IDENTIFY_BYTES, IdentifyController, IdentifyNamespace,
-    QueueCounts, Status, parse_active_namespaces, parse_namespace_descriptors,
+    AdminCommand, Feature, FeatureId, IdentifyController, QueueCounts, Status,
 };
 
 use crate::admin::{AdminError, AdminPath};
@@ -185,45 +184,6 @@ impl Core {
         Ok(Feature::from_dword(id, dw0) == Feature::VolatileWriteCache { enabled: true })
     }
 
-    pub(crate) fn identify_controller(
-        &self,
-        timeout: Duration,
-    ) -> Result<IdentifyController, NvmeError> {
-        let command = AdminCommand::Identify { cns: Cns::Controller };
-        let data = self.path().fetch::<IDENTIFY_BYTES>(command, 0, timeout);
-        data.map(|data| IdentifyController::decode(&data)).map_err(AdminError::into_inner)
-    }
-
-    /// The first page of active namespaces, which is all that any drive has.
-    pub(crate) fn identify_namespaces(
-        &self,
-        timeout: Duration,
-    ) -> Result<Vec<Namespace>, NvmeError> {
-        let command = AdminCommand::Identify { cns: Cns::ActiveNamespaces };
-        let list = self.path().fetch::<IDENTIFY_BYTES>(command, 0, timeout);
-        let list = list.map_err(AdminError::into_inner)?;
-        let nsids = parse_active_namespaces(&list);
-        nsids.into_iter().map(|nsid| self.identify_namespace(nsid, timeout)).collect()
-    }
-
-    fn identify_namespace(&self, nsid: u32, timeout: Duration) -> Result<Namespace, NvmeError> {
-        let fetch = |cns| {
-            self.path().fetch::<IDENTIFY_BYTES>(AdminCommand::Identify { cns }, nsid, timeout)
-        };
-        let data = fetch(Cns::Namespace).map_err(AdminError::into_inner)?;
-        let descriptors = match fetch(Cns::NamespaceDescriptors) {
-            Ok(data) => parse_namespace_descriptors(&data),
-            // Controllers before NVMe 1.3 do not know the structure.
-            Err(AdminError::Ended(error))
-                if error.status().map(Status::code) == Some(Status::INVALID_FIELD) =>
-            {
-                Vec::new()
-            }
-            Err(error) => return Err(error.into_inner()),
-        };
-        Ok(Namespace::new(nsid, IdentifyNamespace::decode(&data), descriptors))
-    }
-
     /// Ends every command in flight with an error. Only for a controller that touches no memory.
     pub(crate) fn fail_all(&self, error: impl Fn(Label, bool) -> NvmeError) {
         for pair in self.all_pairs() {
@@ -314,10 +274,10 @@ pub(crate) fn check_options(device: &Device, options: &Options) -> Result<(), Nv
 /// the controller).
 pub(crate) fn discover(core: &mut Core, options: &Options) -> Result<Facts, NvmeError> {
     let identity = core.identify_controller(options.admin_timeout)?;
-    let namespaces = core.identify_namespaces(options.admin_timeout)?;
     // CAP.MPSMIN is 0: the unit of MDTS is 4 KiB.
     let limit = identity.max_transfer_bytes(PAGE_BYTES as u64).unwrap_or(u64::MAX);
     let max_transfer = options.max_transfer.min(usize::try_from(limit).unwrap_or(usize::MAX));
+    let namespaces = core.identify_namespaces(&identity, max_transfer, options.admin_timeout)?;
     let supported = matches!(identity.sgls.support(), 1 | 2);
     if options.data_pointer == PointerChoice::Sgl && !supported {
         return Err(NvmeError::Unsupported {

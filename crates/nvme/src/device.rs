@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use gcos_hw::Function;
 use gcos_layout::nvme::{
-    Aqa, Cap, Cc, Csts, Register, ShutdownNotification, ShutdownStatus, Vs, cq_head_doorbell,
+    Aqa, Cap, Cc, Crto, Csts, Register, ShutdownNotification, ShutdownStatus, Vs, cq_head_doorbell,
     sq_tail_doorbell,
 };
 
@@ -13,6 +13,12 @@ use crate::NvmeError;
 
 /// Time that every register wait has at least: some controllers report a CAP.TO of 0.
 const LEAST_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// Time that a register wait has at most, whatever CRTO says (it has room for nine hours).
+const LONGEST_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// CC.CSS that selects every I/O command set, for controllers that offer nothing else.
+const ALL_COMMAND_SETS: u8 = 6;
 
 /// How an attempt to disable the controller ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,6 +38,7 @@ pub(crate) struct Device {
     pub(crate) name: Arc<str>,
     pub(crate) cap: Cap,
     pub(crate) version: Vs,
+    ready_timeout: Duration,
 }
 
 impl Device {
@@ -39,8 +46,9 @@ impl Device {
     pub(crate) fn probe(function: Arc<dyn Function>) -> Result<Self, NvmeError> {
         let name: Arc<str> = Arc::from(function.name());
         let cap = Cap(function.read64(Register::Cap.offset()));
-        if cap.0 == u64::MAX {
-            return Err(gone(&name, "its registers read as all ones; was it removed?"));
+        if cap.0 == u64::MAX || cap.0 == 0 {
+            let reads = if cap.0 == 0 { "zeros" } else { "all ones" };
+            return Err(gone(&name, &format!("its registers read as {reads}; was it removed?")));
         }
         let unsupported = |what, expected: &str, got| NvmeError::Unsupported {
             device: Arc::clone(&name),
@@ -48,14 +56,17 @@ impl Device {
             expected: expected.to_owned(),
             got,
         };
-        if !cap.nvm_command_set() {
-            return Err(unsupported("CAP.CSS", "the NVM command set (bit 0)", cap.css().into()));
+        if !cap.nvm_command_set() && !cap.io_command_sets() {
+            let expected = "the NVM command set (bit 0) or I/O command sets (bit 6)";
+            return Err(unsupported("CAP.CSS", expected, cap.css().into()));
         }
         if cap.mpsmin() != 0 {
-            return Err(unsupported("CAP.MPSMIN", "0 (4 KiB pages)", cap.mpsmin().into()));
+            let expected = "0: memory pages of 4 KiB, the only ones that the driver uses";
+            return Err(unsupported("CAP.MPSMIN", expected, cap.mpsmin().into()));
         }
         let version = Vs(function.read32(Register::Vs.offset()));
-        Ok(Self { function, name, cap, version })
+        let ready_timeout = ready_timeout(&*function, cap);
+        Ok(Self { function, name, cap, version, ready_timeout })
     }
 
     pub(crate) fn csts(&self) -> Csts {
@@ -78,7 +89,7 @@ impl Device {
 
     /// The longest time that CSTS.RDY may take to follow CC.EN.
     pub(crate) fn ready_timeout(&self) -> Duration {
-        self.cap.timeout().max(LEAST_TIMEOUT)
+        self.ready_timeout
     }
 
     /// Waits until `done` holds for CSTS; `None` when `timeout` passed first.
@@ -126,8 +137,17 @@ impl Device {
         function.write32(Register::Aqa.offset(), Aqa::new(entries, entries).0);
         function.write64(Register::Asq.offset(), asq);
         function.write64(Register::Acq.offset(), acq);
-        // Page size 4 KiB, round robin, NVM command set: all 0.
-        self.set_cc(Cc::default().with_iosqes(6).with_iocqes(4).with_en(true));
+        // Page size 4 KiB, round robin: all 0. The NVM command set is 0, too, and suffices: namespaces
+        // of other command sets are not used.
+        let css = if self.cap.nvm_command_set() { 0 } else { ALL_COMMAND_SETS };
+        let cc = Cc::default().with_css(css).with_iosqes(6).with_iocqes(4).with_en(true);
+        self.set_cc(cc);
+        if !self.cc().en() && !self.csts().cfs() {
+            return Err(gone(
+                &self.name,
+                "its registers do not keep what is written; was it removed?",
+            ));
+        }
         let waited = self.ready_timeout();
         let what = "becoming ready (CSTS.RDY = 1)";
         match self.wait_csts(waited, |csts| csts.rdy() || csts.cfs()) {
@@ -154,6 +174,16 @@ impl Device {
     pub(crate) fn not_ready(&self, what: &'static str, waited: Duration, csts: Csts) -> NvmeError {
         NvmeError::NotReady { device: Arc::clone(&self.name), what, waited, csts: csts.0 }
     }
+}
+
+/// CAP.TO, or what CRTO says where it is there: CAP.TO has room for two minutes only.
+fn ready_timeout(function: &dyn Function, cap: Cap) -> Duration {
+    let media = match cap.crms() {
+        0 => 0,
+        _ => Crto(function.read32(Register::Crto.offset())).crwmt(),
+    };
+    let media = (Duration::from_millis(500) * u32::from(media)).min(LONGEST_TIMEOUT);
+    cap.timeout().max(media).max(LEAST_TIMEOUT)
 }
 
 pub(crate) fn gone(device: &Arc<str>, reason: &str) -> NvmeError {

@@ -10,7 +10,7 @@ use gcos_layout::nvme::Status;
 pub enum ErrorKind {
     /// The request does not fit the controller or namespace: a caller's bug.
     Invalid,
-    /// The controller cannot do what was asked for at opening.
+    /// The controller or the namespace cannot do what was asked for.
     Unsupported,
     /// Media and data integrity error (SCT 2).
     Media,
@@ -51,6 +51,16 @@ pub enum NvmeError {
         expected: String,
         /// What the controller reports.
         got: u64,
+    },
+    /// The namespace is there and cannot be read and written.
+    #[error("{device}: namespace {nsid} cannot be used: {reason}")]
+    Namespace {
+        /// Controller.
+        device: Arc<str>,
+        /// Namespace.
+        nsid: u32,
+        /// Why, and what to do: see [`crate::Namespace::unusable`].
+        reason: Arc<str>,
     },
     /// The controller grants fewer I/O queue pairs than were asked for.
     #[error(
@@ -145,7 +155,9 @@ impl NvmeError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Invalid { .. } => ErrorKind::Invalid,
-            Self::Unsupported { .. } | Self::QueueGrant { .. } => ErrorKind::Unsupported,
+            Self::Unsupported { .. } | Self::QueueGrant { .. } | Self::Namespace { .. } => {
+                ErrorKind::Unsupported
+            }
             Self::Command { status, .. } if status.sct() == Status::SCT_MEDIA => ErrorKind::Media,
             Self::Command { .. } => ErrorKind::Device,
             Self::Timeout { .. } | Self::Reset { .. } => ErrorKind::Timeout,

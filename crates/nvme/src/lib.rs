@@ -17,6 +17,7 @@ mod counters;
 mod device;
 mod error;
 mod events;
+mod identify;
 mod inflight;
 mod lent;
 mod namespace;

@@ -123,6 +123,7 @@ impl Controller {
         let result = self
             .core
             .start_admin()
+            .and_then(|()| self.core.check_same(&self.facts, self.options.admin_timeout))
             .and_then(|()| self.core.start_io(&self.options, &self.facts.identity));
         match result {
             Ok(volatile_cache) => {

@@ -214,9 +214,12 @@ impl Controller {
         let Some(namespace) = self.namespace(request.nsid) else {
             return Err(invalid("namespace", "an active one".into(), request.nsid.into()));
         };
-        if namespace.lba_bytes == 0 || namespace.metadata_bytes != 0 {
-            let expected = "a format with blocks of 512 bytes or more and no metadata".into();
-            return Err(invalid("namespace format", expected, namespace.lba_bytes.into()));
+        if let Some(reason) = &namespace.unusable {
+            return Err(NvmeError::Namespace {
+                device: Arc::clone(&self.core.device.name),
+                nsid: request.nsid,
+                reason: Arc::clone(reason),
+            });
         }
         let oncs = self.facts.identity.oncs;
         let supported = match request.op {
@@ -259,7 +262,8 @@ impl Controller {
             let expected = format!("{data} blocks of {lba_bytes} bytes");
             return Err(invalid("bytes of segments", expected, bytes));
         }
-        let most = (self.facts.max_transfer / lba_bytes as usize).max(1);
+        // At least 1: a namespace with larger blocks is not usable.
+        let most = self.facts.max_transfer / lba_bytes as usize;
         Ok(Limits { lba_bytes, blocks: (most as u64).min(MAX_BLOCKS.into()) as u32 })
     }
 }

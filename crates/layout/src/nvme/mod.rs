@@ -41,8 +41,8 @@ pub use log::{ErrorLogEntry, FirmwareSlotLog};
 pub use namespace::{IdentifyNamespace, LbaFormat};
 pub use range::DsmRange;
 pub use registers::{
-    Aqa, Cap, Cc, Csts, DOORBELLS, Register, ShutdownNotification, ShutdownStatus, Vs,
-    cq_head_doorbell, sq_tail_doorbell,
+    Aqa, Cap, Cc, Cmbloc, Cmbmsc, Cmbsz, Crto, Csts, DOORBELLS, Register, ShutdownNotification,
+    ShutdownStatus, Vs, cq_head_doorbell, sq_tail_doorbell,
 };
 pub use sgl::{SglDescriptor, SglKind};
 pub use smart::{CriticalWarning, SmartLog};

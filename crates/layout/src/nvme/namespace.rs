@@ -42,6 +42,11 @@ pub struct IdentifyNamespace {
     pub dps: u8,
     /// DLFEAT: what deallocated blocks read as.
     pub dlfeat: u8,
+    /// NAWUN: blocks written atomically, plain count (stored 0's based); valid with NSFEAT bit 1.
+    pub atomic_write_blocks: u32,
+    /// NAWUPF: blocks written atomically over power failure, plain count (stored 0's based); valid
+    /// with NSFEAT bit 1.
+    pub atomic_write_power_fail_blocks: u32,
     /// NOIOB: optimal I/O boundary in blocks, 0 when not reported.
     pub optimal_boundary: u16,
     /// NPWG: preferred write granularity in blocks, plain count (stored 0's based).
@@ -75,6 +80,39 @@ impl IdentifyNamespace {
         self.lba_formats.get(self.format_index()).copied()
     }
 
+    /// Whether the metadata of the current format lies behind each block's data in one buffer (FLBAS
+    /// bit 4), rather than in a buffer of its own.
+    #[must_use]
+    pub fn is_interleaved(&self) -> bool {
+        self.flbas & 0x10 != 0
+    }
+
+    /// The index of the format to choose for blocks of 512 or 4096 bytes without metadata: 4096
+    /// first, then the better relative performance. `None` when there is none.
+    #[must_use]
+    pub fn plain_format(&self) -> Option<usize> {
+        let formats = self.lba_formats.iter().enumerate();
+        let plain = formats.filter(|(_, format)| {
+            matches!(format.lba_bytes(), 512 | 4096) && format.metadata_bytes() == 0
+        });
+        let best = |&(index, format): &(usize, &LbaFormat)| {
+            (format.lba_bytes() != 4096, format.relative_performance(), index)
+        };
+        plain.min_by_key(best).map(|(index, _)| index)
+    }
+
+    /// NSFEAT bit 1: the namespace's own atomic write units are valid.
+    #[must_use]
+    pub fn has_own_atomicity(&self) -> bool {
+        self.nsfeat & 1 << 1 != 0
+    }
+
+    /// NSFEAT bit 4: preferred granularities are valid.
+    #[must_use]
+    pub fn has_preferences(&self) -> bool {
+        self.nsfeat & 1 << 4 != 0
+    }
+
     /// FLBAS for the format of the given index, metadata not interleaved.
     #[must_use]
     pub fn flbas_of(index: u8) -> u8 {
@@ -93,6 +131,9 @@ impl IdentifyNamespace {
         out[26] = self.flbas;
         out[29] = self.dps;
         out[33] = self.dlfeat;
+        put_at(&mut out, 34, &(self.atomic_write_blocks.wrapping_sub(1) as u16).to_le_bytes());
+        let power_fail = self.atomic_write_power_fail_blocks.wrapping_sub(1) as u16;
+        put_at(&mut out, 36, &power_fail.to_le_bytes());
         put_at(&mut out, 46, &self.optimal_boundary.to_le_bytes());
         put_at(&mut out, 64, &(self.preferred_write_blocks.wrapping_sub(1) as u16).to_le_bytes());
         let deallocate = self.preferred_deallocate_blocks.wrapping_sub(1) as u16;
@@ -117,6 +158,8 @@ impl IdentifyNamespace {
             flbas: data[26],
             dps: data[29],
             dlfeat: data[33],
+            atomic_write_blocks: u32::from(u16_at(data, 34)) + 1,
+            atomic_write_power_fail_blocks: u32::from(u16_at(data, 36)) + 1,
             optimal_boundary: u16_at(data, 46),
             preferred_write_blocks: u32::from(u16_at(data, 64)) + 1,
             preferred_deallocate_blocks: u32::from(u16_at(data, 68)) + 1,
@@ -141,6 +184,8 @@ mod tests {
             flbas: 1,
             dps: 0,
             dlfeat: 1,
+            atomic_write_blocks: 16,
+            atomic_write_power_fail_blocks: 8,
             optimal_boundary: 256,
             preferred_write_blocks: 8,
             preferred_deallocate_blocks: 65_536,
@@ -163,10 +208,28 @@ mod tests {
 
     #[test]
     fn each_byte_of_a_used_field_matters() {
-        let covered = (0..27).chain([29, 33, 46, 47, 64, 65, 68, 69]).chain(104..136);
+        let covered =
+            (0..27).chain([29]).chain(33..38).chain([46, 47, 64, 65, 68, 69]).chain(104..136);
         each_corrupt_byte_shows(&full().encode(), covered, |b| {
             IdentifyNamespace::decode(&bytes_at(b, 0))
         });
+    }
+
+    #[test]
+    fn the_format_to_choose_has_no_metadata_and_large_blocks_where_there_are_some() {
+        let format = |lbads, metadata, performance| {
+            LbaFormat::default()
+                .with_lbads(lbads)
+                .with_metadata_bytes(metadata)
+                .with_relative_performance(performance)
+        };
+        let choose = |lba_formats| {
+            IdentifyNamespace { lba_formats, ..IdentifyNamespace::default() }.plain_format()
+        };
+        assert_eq!(choose(vec![format(9, 8, 0), format(12, 8, 0), format(14, 0, 0)]), None);
+        assert_eq!(choose(vec![format(12, 8, 0), format(9, 0, 0), format(12, 0, 2)]), Some(2));
+        assert_eq!(choose(vec![format(9, 0, 2), format(9, 0, 1)]), Some(1));
+        assert_eq!(choose(vec![format(0, 0, 0), format(12, 0, 1), format(12, 0, 1)]), Some(1));
     }
 
     #[test]

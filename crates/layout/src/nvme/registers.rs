@@ -30,11 +30,15 @@ pub enum Register {
     Cmbsz = 0x3C,
     /// Controller Memory Buffer Memory Space Control, 64 bits.
     Cmbmsc = 0x50,
+    /// Controller Memory Buffer Status, read only.
+    Cmbsts = 0x58,
+    /// Controller Ready Timeouts, read only: [`Crto`].
+    Crto = 0x68,
 }
 
 impl Register {
     /// Every register that is named here, by rising offset.
-    pub const ALL: [Register; 13] = [
+    pub const ALL: [Register; 15] = [
         Self::Cap,
         Self::Vs,
         Self::Intms,
@@ -48,6 +52,8 @@ impl Register {
         Self::Cmbloc,
         Self::Cmbsz,
         Self::Cmbmsc,
+        Self::Cmbsts,
+        Self::Crto,
     ];
 
     /// Offset in BAR0 in bytes.
@@ -116,7 +122,91 @@ fields!(pub Cap(u64) {
     pmrs, with_pmrs: bool = 56:56;
     /// CMBS: a controller memory buffer is present.
     cmbs, with_cmbs: bool = 57:57;
+    /// CRMS: ready modes; not 0 when CRTO is there.
+    crms, with_crms: u8 = 60:59;
 });
+
+/// Controller Ready Timeouts (Base, Figure 60).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Crto(pub u32);
+
+fields!(pub Crto(u32) {
+    /// CRWMT: units of 500 ms until the controller is ready with its media.
+    crwmt, with_crwmt: u16 = 15:0;
+    /// CRIMT: units of 500 ms until it is ready without.
+    crimt, with_crimt: u16 = 31:16;
+});
+
+/// Controller Memory Buffer Location (Base, Figure 50).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Cmbloc(pub u32);
+
+fields!(pub Cmbloc(u32) {
+    /// BIR: the base address register that it lies behind.
+    bir, with_bir: u8 = 2:0;
+    /// OFST: offset behind that, in units of [`Cmbsz::unit_bytes`].
+    ofst, with_ofst: u32 = 31:12;
+});
+
+/// Controller Memory Buffer Size (Base, Figure 51).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Cmbsz(pub u32);
+
+fields!(pub Cmbsz(u32) {
+    /// SQS: submission queues may lie in it.
+    sqs, with_sqs: bool = 0:0;
+    /// CQS: completion queues may.
+    cqs, with_cqs: bool = 1:1;
+    /// LISTS: PRP lists and SGL segments may.
+    lists, with_lists: bool = 2:2;
+    /// RDS: data of commands that move it to the host may.
+    rds, with_rds: bool = 3:3;
+    /// WDS: data of commands that move it from the host may.
+    wds, with_wds: bool = 4:4;
+    /// SZU as stored. Use [`Cmbsz::unit_bytes`].
+    szu, with_szu: u8 = 11:8;
+    /// SZ: size in units.
+    sz, with_sz: u32 = 31:12;
+});
+
+impl Cmbsz {
+    /// Unit of sizes and offsets in bytes: 4 KiB, 64 KiB, 1 MiB and so on.
+    #[must_use]
+    pub fn unit_bytes(self) -> u64 {
+        4096 << (4 * u32::from(self.szu()))
+    }
+
+    /// Size in bytes.
+    #[must_use]
+    pub fn bytes(self) -> u64 {
+        self.unit_bytes().saturating_mul(self.sz().into())
+    }
+}
+
+/// Controller Memory Buffer Memory Space Control (Base, Figure 55).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Cmbmsc(pub u64);
+
+fields!(pub Cmbmsc(u64) {
+    /// CRE: CMBLOC and CMBSZ say where it is.
+    cre, with_cre: bool = 0:0;
+    /// CMSE: the controller takes addresses from CBA on for it.
+    cmse, with_cmse: bool = 1:1;
+});
+
+impl Cmbmsc {
+    /// CBA: the address at which the controller finds it, a multiple of 4096.
+    #[must_use]
+    pub fn cba(self) -> u64 {
+        self.0 & !0xFFF
+    }
+
+    /// With CBA set; bits below 4096 are dropped.
+    #[must_use]
+    pub fn with_cba(self, cba: u64) -> Self {
+        Self(self.0 & 0xFFF | cba & !0xFFF)
+    }
+}
 
 impl Cap {
     /// Largest I/O queue in entries (MQES + 1).
@@ -141,6 +231,13 @@ impl Cap {
     #[must_use]
     pub fn doorbell_stride(self) -> usize {
         4 << self.dstrd()
+    }
+
+    /// Whether the controller has I/O command sets beside the NVM command set's own selection (CSS
+    /// bit 6): CC.CSS = 6 selects all of them.
+    #[must_use]
+    pub fn io_command_sets(self) -> bool {
+        self.css() & 1 << 6 != 0
     }
 
     /// Whether the NVM command set is supported (CSS bit 0).
@@ -343,6 +440,20 @@ mod tests {
         assert_eq!(Register::at(4), Some(Register::Cap));
         assert_eq!(Register::at(0x14), Some(Register::Cc));
         assert_eq!(Register::at(0x18), None);
+    }
+
+    #[test]
+    fn the_memory_buffer_registers_convert_units() {
+        let size = Cmbsz::default().with_sz(2).with_szu(2).with_sqs(true);
+        assert_eq!((size.0, size.unit_bytes(), size.bytes()), (0x2201, 1 << 20, 2 << 20));
+        let huge = Cmbsz::default().with_sz(0xF_FFFF).with_szu(15);
+        assert_eq!((huge.unit_bytes(), huge.bytes()), (0, 0), "no such unit, no such buffer");
+        let place = Cmbloc(0x0000_3072);
+        assert_eq!((place.bir(), place.ofst()), (2, 3));
+        let control = Cmbmsc::default().with_cre(true).with_cmse(true).with_cba(0x12_3456_7FFF);
+        assert_eq!(control.0, 0x12_3456_7003);
+        assert_eq!(control.cba(), 0x12_3456_7000);
+        assert_eq!(Crto(0x0002_0028).crwmt(), 40);
     }
 
     #[test]

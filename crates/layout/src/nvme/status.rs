@@ -72,9 +72,12 @@ statuses! {
     SANITIZE_FAILED = 0, 0x1C, "Sanitize Failed";
     SANITIZE_IN_PROGRESS = 0, 0x1D, "Sanitize In Progress";
     INVALID_SGL_GRANULARITY = 0, 0x1E, "SGL Data Block Granularity Invalid";
+    INVALID_QUEUE_IN_CMB = 0, 0x1F, "Command Not Supported for Queue in CMB";
     NAMESPACE_WRITE_PROTECTED = 0, 0x20, "Namespace is Write Protected";
     COMMAND_INTERRUPTED = 0, 0x21, "Command Interrupted";
     TRANSIENT_TRANSPORT_ERROR = 0, 0x22, "Transient Transport Error";
+    COMMAND_PROHIBITED = 0, 0x23, "Command Prohibited by Command and Feature Lockdown";
+    MEDIA_NOT_READY = 0, 0x24, "Admin Command Media Not Ready";
     LBA_OUT_OF_RANGE = 0, 0x80, "LBA Out of Range";
     CAPACITY_EXCEEDED = 0, 0x81, "Capacity Exceeded";
     NAMESPACE_NOT_READY = 0, 0x82, "Namespace Not Ready";
@@ -92,6 +95,9 @@ statuses! {
     INVALID_QUEUE_DELETION = 1, 0x0C, "Invalid Queue Deletion";
     FEATURE_NOT_SAVEABLE = 1, 0x0D, "Feature Identifier Not Saveable";
     FEATURE_NOT_CHANGEABLE = 1, 0x0E, "Feature Not Changeable";
+    IO_COMMAND_SET_NOT_SUPPORTED = 1, 0x29, "I/O Command Set Not Supported";
+    IO_COMMAND_SET_NOT_ENABLED = 1, 0x2A, "I/O Command Set Not Enabled";
+    INVALID_IO_COMMAND_SET = 1, 0x2C, "Invalid I/O Command Set";
     CONFLICTING_ATTRIBUTES = 1, 0x80, "Conflicting Attributes";
     INVALID_PROTECTION = 1, 0x81, "Invalid Protection Information";
     READ_ONLY_RANGE = 1, 0x82, "Attempted Write to Read Only Range";
@@ -103,7 +109,13 @@ statuses! {
     COMPARE_FAILURE = 2, 0x85, "Compare Failure";
     ACCESS_DENIED = 2, 0x86, "Access Denied";
     UNWRITTEN_BLOCK = 2, 0x87, "Deallocated or Unwritten Logical Block";
+    STORAGE_TAG_ERROR = 2, 0x88, "End-to-End Storage Tag Check Error";
     INTERNAL_PATH_ERROR = 3, 0x00, "Internal Path Error";
+    ANA_PERSISTENT_LOSS = 3, 0x01, "Asymmetric Access Persistent Loss";
+    ANA_INACCESSIBLE = 3, 0x02, "Asymmetric Access Inaccessible";
+    ANA_TRANSITION = 3, 0x03, "Asymmetric Access Transition";
+    CONTROLLER_PATHING_ERROR = 3, 0x60, "Controller Pathing Error";
+    HOST_PATHING_ERROR = 3, 0x70, "Host Pathing Error";
     HOST_ABORTED = 3, 0x71, "Command Aborted By Host";
 }
 

@@ -4,6 +4,7 @@
 mod bring_up;
 mod common;
 mod io;
+mod namespaces;
 mod races;
 mod recovery;
 mod stuck;
