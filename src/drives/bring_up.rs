@@ -6,8 +6,11 @@ use gcos_emulator::{
 };
 use gcos_engine::{Engine, HostQueueEngine};
 use gcos_hw::Function;
+use gcos_hw::pci::{Names, NamesError, PciAddress, Sysfs};
+use gcos_hw::vfio::VfioSpace;
 use gcos_nvme::{Controller, NvmeError, Options};
 
+use super::platform::Platform;
 use super::{OpenError, image};
 use crate::config::{Config, PathKind};
 
@@ -15,23 +18,43 @@ use crate::config::{Config, PathKind};
 pub(super) fn drive(
     config: &Config,
     index: usize,
-    path: &str,
-    space: &AddressSpace,
+    (path, kind): (&str, &PathKind),
+    platform: &Platform,
     create: bool,
 ) -> Result<Arc<dyn Engine>, OpenError> {
-    let kind = PathKind::parse(path)
-        .map_err(|source| OpenError::Path { path: path.to_owned(), source })?;
-    let medium = medium(config, &kind, create)?;
-    let function = emulator(config, index, path, medium, space)
-        .map_err(|source| OpenError::Emulator { path: path.to_owned(), source })?;
+    let function = match platform {
+        Platform::Vfio(space) => real(path, kind, space)?,
+        Platform::Emulated(space) => {
+            let medium = medium(config, kind, create)?;
+            emulator(config, index, path, medium, space)
+                .map_err(|source| OpenError::Emulator { path: path.to_owned(), source })?
+        }
+    };
     engine(config, path, function)
 }
 
+/// A drive behind VFIO, by its address or by the name that was recorded for it.
+fn real(
+    path: &str,
+    kind: &PathKind,
+    space: &Arc<VfioSpace>,
+) -> Result<Arc<dyn Function>, OpenError> {
+    let address = match kind {
+        PathKind::Pci(address) => *address,
+        _ => resolve(path).map_err(|source| OpenError::Name { path: path.to_owned(), source })?,
+    };
+    match space.function(address) {
+        Ok(function) => Ok(function),
+        Err(source) => Err(OpenError::Vfio { path: path.to_owned(), source }),
+    }
+}
+
+fn resolve(name: &str) -> Result<PciAddress, NamesError> {
+    Names::load(&Sysfs::from_env())?.resolve(name)
+}
+
 fn medium(config: &Config, kind: &PathKind, create: bool) -> Result<Arc<Medium>, OpenError> {
-    let path = kind.to_string();
     let opened = match kind {
-        PathKind::Pci(_) | PathKind::Bound(_) => return Err(OpenError::NoUserspaceDriver { path }),
-        PathKind::Kernel(_) => return Err(OpenError::NoKernelPath { path }),
         PathKind::EmulatedRam(bytes) => Medium::ram(*bytes),
         PathKind::EmulatedFile(file) => {
             let bytes = config.disk.capacity_bytes;
@@ -41,10 +64,13 @@ fn medium(config: &Config, kind: &PathKind, create: bool) -> Result<Arc<Medium>,
             image::check(file, bytes)?;
             Medium::file(file, config.emulated.direct_io)
         }
+        PathKind::Pci(_) | PathKind::Bound(_) | PathKind::Kernel(_) => {
+            return Err(OpenError::NoKernelPath { path: kind.to_string() });
+        }
     };
     opened.map_err(|source| match source {
         EmulatorError::Locked { path } => OpenError::Locked { path },
-        source => OpenError::Emulator { path, source },
+        source => OpenError::Emulator { path: kind.to_string(), source },
     })
 }
 

@@ -3,6 +3,8 @@ use std::path::PathBuf;
 
 use gcos_emulator::EmulatorError;
 use gcos_hw::HwError;
+use gcos_hw::pci::NamesError;
+use gcos_hw::vfio::VfioError;
 
 use super::SkippedDrive;
 use crate::config::PathError;
@@ -11,15 +13,34 @@ use crate::config::PathError;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum OpenError {
-    /// A real drive behind the userspace driver.
-    #[error(
-        "{path}: the userspace driver for real drives is not part of this version (a later one binds \
-         the drive to vfio-pci, with the IOMMU on, and drives it from here); to try GCOS without a \
-         drive, write emulated:FILE in disk.paths"
-    )]
-    NoUserspaceDriver {
+    /// A drive behind VFIO could not be opened.
+    #[error("{path}: the drive could not be opened")]
+    Vfio {
         /// The entry.
         path: String,
+        /// Why, and what to do.
+        #[source]
+        source: VfioError,
+    },
+    /// A name leads to no drive.
+    #[error("{path}: the name leads to no drive")]
+    Name {
+        /// The entry.
+        path: String,
+        /// Why, and what to do.
+        #[source]
+        source: NamesError,
+    },
+    /// Real and software drives in one pool.
+    #[error(
+        "{real} is a real drive and {software} is emulated; the drives of a pool share one address \
+         space, so they must be all of one kind"
+    )]
+    Mixed {
+        /// An entry of the one kind.
+        real: String,
+        /// An entry of the other.
+        software: String,
     },
     /// A device or file behind the kernel.
     #[error(
@@ -124,13 +145,28 @@ impl OpenError {
     /// Whether the drive itself is missing or unusable, which `pool.allow_missing` tolerates. An entry
     /// that can never be opened, or a drive that somebody else uses, is not.
     pub(super) fn is_missing_drive(&self) -> bool {
-        matches!(
-            self,
+        match self {
+            OpenError::Vfio { source, .. } => is_gone(source),
+            OpenError::Name { source, .. } => {
+                matches!(source, NamesError::Gone { .. } | NamesError::Exchanged { .. })
+            }
             OpenError::NoImage { .. }
-                | OpenError::Short { .. }
-                | OpenError::Emulator { .. }
-                | OpenError::Controller { .. }
-                | OpenError::BlockSize { .. }
-        )
+            | OpenError::Short { .. }
+            | OpenError::Emulator { .. }
+            | OpenError::Controller { .. }
+            | OpenError::BlockSize { .. } => true,
+            _ => false,
+        }
+    }
+}
+
+/// Whether the drive has gone or does not answer, rather than being in use or out of reach.
+fn is_gone(error: &VfioError) -> bool {
+    let number = |source: &io::Error| source.raw_os_error();
+    match error {
+        VfioError::NoDevice { .. } => true,
+        // ENODEV and EIO: the device left the bus, or answers with all ones.
+        VfioError::Call { source, .. } => matches!(number(source), Some(19 | 5)),
+        _ => false,
     }
 }

@@ -1,18 +1,19 @@
-//! From `disk.paths` to engines: one software controller per image, all in one address space.
+//! From `disk.paths` to engines: drives behind VFIO or software controllers, all in one address space.
 
 mod bring_up;
 mod error;
 mod image;
+mod platform;
 
 pub use error::OpenError;
 
 use std::sync::Arc;
 
-use gcos_emulator::AddressSpace;
 use gcos_engine::Engine;
 use gcos_hw::DmaSpace;
 
 use crate::config::Config;
+use platform::Platform;
 
 /// A drive that was left out.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
@@ -41,25 +42,25 @@ pub struct Drives {
 /// # Errors
 /// [`OpenError`] of the first drive that may not be left out, or when no drive is left.
 pub fn open_drives(config: &Config, create: bool) -> Result<Drives, OpenError> {
-    let space = AddressSpace::new()?;
-    let mut drives =
-        Drives { engines: Vec::new(), dma: Arc::clone(&space.dma), skipped: Vec::new() };
-    for (index, path) in config.disk.paths.iter().enumerate() {
-        let may_skip = config.pool.allow_missing && !create && config.disk.paths.len() > 1;
-        match bring_up::drive(config, index, path, &space, create) {
-            Ok(engine) => drives.engines.push(engine),
+    let kinds = platform::kinds(config)?;
+    let platform = Platform::of(&kinds)?;
+    let (mut engines, mut skipped) = (Vec::new(), Vec::new());
+    for (index, (path, kind)) in kinds.iter().enumerate() {
+        let may_skip = config.pool.allow_missing && !create && kinds.len() > 1;
+        match bring_up::drive(config, index, (path, kind), &platform, create) {
+            Ok(engine) => engines.push(engine),
             Err(error) if may_skip && error.is_missing_drive() => {
                 tracing::warn!(drive = path, %error, "drive left out; its objects are misses");
                 let reason = chain(&error);
-                drives.skipped.push(SkippedDrive { path: path.clone(), reason });
+                skipped.push(SkippedDrive { path: (*path).to_owned(), reason });
             }
             Err(error) => return Err(error),
         }
     }
-    if drives.engines.is_empty() {
-        return Err(OpenError::NoneLeft { skipped: drives.skipped });
+    match platform.dma() {
+        Some(dma) if !engines.is_empty() => Ok(Drives { engines, dma, skipped }),
+        _ => Err(OpenError::NoneLeft { skipped }),
     }
-    Ok(drives)
 }
 
 /// An error with its sources, in one line.

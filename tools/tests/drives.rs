@@ -32,19 +32,29 @@ fn the_configuration_is_found_by_flag_variable_and_default() {
 }
 
 #[test]
-fn real_drives_are_refused_with_a_way_on() {
+fn a_drive_that_is_not_there_and_the_kernels_path_are_refused_with_a_way_on() {
     let place = Place::new(64 * MIB);
-    for (path, word) in [
-        ("0000:c1:00.0", "userspace driver"),
-        ("/dev/libnvm0", "userspace driver"),
-        ("/dev/nvme0n1", "kernel"),
-        ("plain.img", "kernel"),
+    for (path, word, way) in [
+        // No machine has a function 7 of the last device of the last bus of the last domain.
+        ("ffff:ff:1f.7", "could not be opened", "gcos d"),
+        ("/dev/libnvm-none", "/dev/libnvm-none", "gcos d"),
+        ("/dev/nvme0n1", "kernel", "emulated:FILE"),
+        ("plain.img", "kernel", "emulated:FILE"),
     ] {
         place.configure(&[path], 64 * MIB);
         place.run(&["config", "check"]).expect(0);
         let err = place.run(&["zone-format"]).expect(2).err;
-        assert!(err.contains(word) && err.contains("emulated:FILE"), "{err}");
+        assert!(err.contains(word) && err.contains(way), "{err}");
     }
+}
+
+#[test]
+fn real_and_software_drives_do_not_mix() {
+    let place = Place::new(64 * MIB);
+    place.configure(&["emulated:pool.img", "ffff:ff:1f.7"], 64 * MIB);
+    let err = place.run(&["zone-format"]).expect(2).err;
+    assert!(err.contains("all of one kind"), "{err}");
+    assert!(!place.path("pool.img").exists());
 }
 
 #[test]
