@@ -73,6 +73,8 @@ pub struct CpuQueues {
     pub qps: u32,
     /// Commands that one queue holds.
     pub queue_depth: u32,
+    /// Whether waiting for a completion sleeps until the drive's interrupt instead of polling.
+    pub interrupts: bool,
 }
 
 /// Section `namespace.gpu`.

@@ -95,6 +95,7 @@ fn namespace(r: &mut Reader, top: &Section<'_>) -> Namespace {
         cpu: CpuQueues {
             qps: r.integer32(cpu, "qps"),
             queue_depth: r.integer32(cpu, "queue_depth"),
+            interrupts: r.flag(cpu, "interrupts"),
         },
         gpu: GpuQueues {
             num: r.integer32(gpu, "num"),

@@ -61,6 +61,7 @@ pub const FIELDS: &[Field] = &[
     int("disk.reserve_max_queue_pair_num", "queue pairs", [1, 65_535, 1], 64),
     int("namespace.cpu.qps", "queue pairs", [1, 65_535, 1], 2),
     int("namespace.cpu.queue_depth", "commands", [2, 65_536, 1], 128),
+    flag("namespace.cpu.interrupts", false),
     int("namespace.gpu.num", "GPUs", [0, 64, 1], 0),
     int("namespace.gpu.qps", "queue pairs per GPU", [0, 65_535, 1], 0),
     int("namespace.gpu.queue_depth", "commands", [2, 65_536, 1], 1024),
@@ -114,7 +115,7 @@ mod tests {
             ["disk", "namespace", "zone_chunk_size_kb", "pool", "emulated"]
         );
         assert_eq!(names_under("namespace"), ["cpu", "gpu"]);
-        assert_eq!(names_under("namespace.cpu"), ["qps", "queue_depth"]);
+        assert_eq!(names_under("namespace.cpu"), ["qps", "queue_depth", "interrupts"]);
         assert!(names_under("disk.number").is_empty());
     }
 

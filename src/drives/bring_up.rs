@@ -8,7 +8,7 @@ use gcos_engine::{Engine, HostQueueEngine};
 use gcos_hw::Function;
 use gcos_hw::pci::{Names, NamesError, PciAddress, Sysfs};
 use gcos_hw::vfio::VfioSpace;
-use gcos_nvme::{Controller, NvmeError, Options};
+use gcos_nvme::{Completion, Controller, NvmeError, Options};
 
 use super::platform::Platform;
 use super::{OpenError, image};
@@ -114,6 +114,7 @@ fn engine(
     let options = Options {
         io_queue_pairs: u16::try_from(cpu.qps).unwrap_or(u16::MAX),
         queue_depth: cpu.queue_depth,
+        completion: if cpu.interrupts { Completion::Interrupt } else { Completion::Polled },
         ..Options::default()
     };
     let controller = Controller::open(function, options).map_err(fail)?;

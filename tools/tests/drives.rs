@@ -126,3 +126,18 @@ fn completions_and_manual_pages_come_from_the_definition() {
     let usage = place.run(&["--json", "put"]).expect(2).json();
     assert_eq!(usage["error"]["kind"], "usage");
 }
+
+#[test]
+fn a_pool_is_used_through_interrupts() {
+    let place = Place::new(64 * MIB);
+    let text = std::fs::read_to_string(place.path("gcos.json")).unwrap();
+    let mut config: serde_json::Value = serde_json::from_str(&text).unwrap();
+    config["namespace"] = serde_json::json!({"cpu": {"qps": 2, "interrupts": true}});
+    std::fs::write(place.path("gcos.json"), config.to_string()).unwrap();
+    place.run(&["zone-format"]).expect(0);
+    let bytes: Vec<u8> = (0..3_000_000u32).map(|i| (i % 251) as u8).collect();
+    std::fs::write(place.path("in"), &bytes).unwrap();
+    place.run(&["put", "k", "in"]).expect(0);
+    assert_eq!(place.run(&["get", "k", "-o", "-"]).expect(0).out, bytes);
+    place.run(&["fsck", "--data"]).expect(0);
+}
