@@ -4,22 +4,25 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use gcos_hw::{DmaSpace, EventFd, PAGE_BYTES};
+use gcos_hw::{DmaSpace, PAGE_BYTES};
 use gcos_layout::nvme::{
     AdminCommand, Feature, FeatureId, IdentifyController, QueueCounts, Status,
 };
 
 use crate::admin::{AdminError, AdminPath};
 use crate::bounce::BouncePool;
+use crate::cmb::ControllerMemory;
 use crate::counters::{Counters, add};
 use crate::device::{Device, Disabled, gone};
 use crate::inflight::Label;
-use crate::pair::QueuePair;
+use crate::pair::{PairMemory, QueuePair};
 use crate::pointer::list_pages;
-use crate::{Completion, Namespace, NvmeError, Options, PointerChoice, WriteCache};
+use crate::queue_memory::{Carver, sq_bytes};
+use crate::vector::{Vector, vector_of};
+use crate::{Cmb, Completion, Namespace, NvmeError, Options, PointerChoice, WriteCache};
 
 /// Entries of the admin queues: enough for events, aborts and a few callers.
-const ADMIN_ENTRIES: u32 = 32;
+pub(crate) const ADMIN_ENTRIES: u32 = 32;
 
 /// Largest I/O queue that the driver makes: leaves 4 bits of each CID for its generation.
 const MAX_DEPTH: u32 = 4096;
@@ -37,15 +40,20 @@ pub(crate) struct Core {
     pub(crate) stopped: AtomicBool,
     /// Whether it could not be stopped: what it was told the address of is never freed.
     pub(crate) stuck: AtomicBool,
+    /// The controller memory buffer, where queues lie in it.
+    pub(crate) cmb: Option<ControllerMemory>,
 }
 
 impl Core {
-    pub(crate) fn new(device: Device) -> Result<Self, NvmeError> {
-        let admin = QueuePair::new(&device, 0, ADMIN_ENTRIES, 1, None)?;
+    /// A controller whose admin queues lie in memory of `carver`.
+    pub(crate) fn new(device: Device, carver: &mut Carver) -> Result<Self, NvmeError> {
+        let memory = PairMemory { main: carver, sq: None };
+        let admin = QueuePair::new(&device, 0, ADMIN_ENTRIES, 1, None, memory)?;
         let bounces = BouncePool::new(device.function.dma(), PAGE_BYTES);
         let counters = Counters::default();
         let (stopped, stuck) = (AtomicBool::new(true), AtomicBool::new(false));
-        Ok(Self { device, admin, pairs: Vec::new(), counters, bounces, stopped, stuck })
+        let pairs = Vec::new();
+        Ok(Self { device, admin, pairs, counters, bounces, stopped, stuck, cmb: None })
     }
 
     pub(crate) fn dma(&self) -> &Arc<DmaSpace> {
@@ -95,6 +103,10 @@ impl Core {
         identity: &IdentifyController,
     ) -> Result<bool, NvmeError> {
         self.ask_for_queues(options).map_err(AdminError::into_inner)?;
+        if let Some(cmb) = &self.cmb {
+            // A reset may have hidden it.
+            cmb.place(&self.device)?;
+        }
         for pair in &self.pairs {
             pair.reset(&self.device)?;
             self.create_pair(pair, options.admin_timeout).map_err(AdminError::into_inner)?;
@@ -138,7 +150,7 @@ impl Core {
 
     fn create_pair(&self, pair: &QueuePair, timeout: Duration) -> Result<(), AdminError> {
         let (sq, cq) = pair.addresses();
-        let vector = pair.interrupt.as_ref().map(|&(vector, _)| vector);
+        let vector = pair.interrupt.as_ref().map(|vector| vector.index);
         self.create_queues(pair.qid, pair.entries, (sq, cq), vector, timeout)
     }
 
@@ -219,7 +231,10 @@ impl Core {
         }
         match self.device.disable() {
             Disabled::Stopped | Disabled::Removed => self.fail_all(error),
-            Disabled::Stuck => self.leak_all(error),
+            Disabled::Stuck => return self.leak_all(error),
+        }
+        if self.cmb.is_some() {
+            ControllerMemory::hide(&self.device);
         }
     }
 }
@@ -270,9 +285,13 @@ pub(crate) fn check_options(device: &Device, options: &Options) -> Result<(), Nv
     Ok(())
 }
 
-/// Identifies the controller and its namespaces, and makes the I/O queue pairs (not yet created on
-/// the controller).
-pub(crate) fn discover(core: &mut Core, options: &Options) -> Result<Facts, NvmeError> {
+/// Identifies the controller and its namespaces, and makes the I/O queue pairs in memory of `carver`,
+/// not yet created on the controller.
+pub(crate) fn discover(
+    core: &mut Core,
+    options: &Options,
+    carver: &mut Carver,
+) -> Result<Facts, NvmeError> {
     let identity = core.identify_controller(options.admin_timeout)?;
     // CAP.MPSMIN is 0: the unit of MDTS is 4 KiB.
     let limit = identity.max_transfer_bytes(PAGE_BYTES as u64).unwrap_or(u64::MAX);
@@ -288,40 +307,57 @@ pub(crate) fn discover(core: &mut Core, options: &Options) -> Result<Facts, Nvme
         });
     }
     core.bounces = BouncePool::new(core.dma(), max_transfer);
-    let pages = list_pages(max_transfer);
-    for qid in 1..=options.io_queue_pairs {
-        let interrupt = interrupt(&core.device, options, qid)?;
-        let pair = QueuePair::new(&core.device, qid, options.queue_depth, pages, interrupt)?;
-        core.pairs.push(pair);
-    }
+    make_pairs(core, options, max_transfer, carver)?;
     let sgl = supported && options.data_pointer != PointerChoice::Prp;
     Ok(Facts { identity, namespaces, max_transfer, sgl })
 }
 
-/// Queue pair `qid` signals on vector `qid`; vector 0 is the admin queue's.
+/// Makes the I/O queue pairs, not yet created on the controller.
+fn make_pairs(
+    core: &mut Core,
+    options: &Options,
+    max_transfer: usize,
+    carver: &mut Carver,
+) -> Result<(), NvmeError> {
+    carver.set_need(options.queue_memory_bytes_at(max_transfer));
+    let mut in_cmb = None;
+    if options.cmb == Cmb::SubmissionQueues {
+        let cmb = ControllerMemory::find(&core.device)?;
+        let need = sq_bytes(options.queue_depth) * usize::from(options.io_queue_pairs);
+        let memory = cmb.memory(&core.device)?;
+        in_cmb = Some(Carver::of("controller memory buffer", memory, need));
+        core.cmb = Some(cmb);
+    }
+    let mut vectors: Vec<Arc<Vector>> = Vec::new();
+    for qid in 1..=options.io_queue_pairs {
+        let interrupt = match options.completion {
+            Completion::Polled => None,
+            Completion::Interrupt => Some(interrupt(&core.device, qid, &mut vectors)?),
+        };
+        let memory = PairMemory { main: carver, sq: in_cmb.as_mut() };
+        let pages = list_pages(max_transfer);
+        let depth = options.queue_depth;
+        let pair = QueuePair::new(&core.device, qid, depth, pages, interrupt, memory)?;
+        core.pairs.push(pair);
+    }
+    Ok(())
+}
+
+/// The vector that queue pair `qid` signals on.
 fn interrupt(
     device: &Device,
-    options: &Options,
     qid: u16,
-) -> Result<Option<(u16, Arc<EventFd>)>, NvmeError> {
-    if options.completion == Completion::Polled {
-        return Ok(None);
-    }
-    let vectors = device.function.interrupt_vectors();
-    if qid >= vectors {
-        return Err(NvmeError::Unsupported {
-            device: Arc::clone(&device.name),
-            what: "interrupt vectors",
-            expected: format!(
-                "{} (one per I/O queue pair and one more)",
-                options.io_queue_pairs + 1
-            ),
-            got: vectors.into(),
-        });
+    vectors: &mut Vec<Arc<Vector>>,
+) -> Result<Arc<Vector>, NvmeError> {
+    let index = vector_of(qid, device.function.interrupt_vectors());
+    if let Some(vector) = vectors.iter().find(|vector| vector.index == index) {
+        return Ok(Arc::clone(vector));
     }
     let event = device
         .function
-        .interrupt(qid)
+        .interrupt(index)
         .map_err(NvmeError::platform(&device.name, "routing an interrupt vector"))?;
-    Ok(Some((qid, event)))
+    let vector = Arc::new(Vector::new(index, event));
+    vectors.push(Arc::clone(&vector));
+    Ok(vector)
 }

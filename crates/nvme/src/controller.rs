@@ -11,6 +11,7 @@ use crate::bring_up::{Core, Facts, check_options, discover};
 use crate::device::{Device, gone};
 use crate::events::Events;
 use crate::pair::QueuePair;
+use crate::queue_memory::Carver;
 use crate::{CounterValues, Namespace, NvmeError, Options};
 
 /// Where a controller is in its life.
@@ -63,9 +64,10 @@ impl Controller {
     pub fn open(function: Arc<dyn Function>, options: Options) -> Result<Arc<Self>, NvmeError> {
         let device = Device::probe(function)?;
         check_options(&device, &options)?;
-        let mut core = Core::new(device)?;
+        let (mut carver, for_io) = Carver::from_options(&options);
+        let mut core = Core::new(device, &mut carver)?;
         core.start_admin()?;
-        let facts = discover(&mut core, &options)?;
+        let facts = discover(&mut core, &options, &mut for_io.unwrap_or(carver))?;
         let volatile_cache = core.start_io(&options, &facts.identity)?;
         let first_lent = options.io_queue_pairs + 1;
         let lendable = (first_lent..first_lent + options.lent_queue_pairs).rev().collect();

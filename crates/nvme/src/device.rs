@@ -69,6 +69,13 @@ impl Device {
         Ok(Self { function, name, cap, version, ready_timeout })
     }
 
+    /// For tests: whatever the registers say.
+    #[cfg(test)]
+    pub(crate) fn of_registers(function: Arc<dyn Function>) -> Self {
+        let (name, ready_timeout) = (Arc::from(function.name()), LEAST_TIMEOUT);
+        Self { function, name, cap: Cap::default(), version: Vs::default(), ready_timeout }
+    }
+
     pub(crate) fn csts(&self) -> Csts {
         Csts(self.function.read32(Register::Csts.offset()))
     }

@@ -12,6 +12,7 @@
 mod admin;
 mod bounce;
 mod bring_up;
+mod cmb;
 mod controller;
 mod counters;
 mod device;
@@ -25,6 +26,7 @@ mod options;
 mod pair;
 mod pending;
 mod pointer;
+mod queue_memory;
 mod recovery;
 mod request;
 mod ring;
@@ -33,6 +35,7 @@ mod split;
 mod submit;
 #[cfg(test)]
 mod test_device;
+mod vector;
 
 pub use controller::Controller;
 pub use counters::CounterValues;
@@ -40,7 +43,8 @@ pub use error::{ErrorKind, NvmeError};
 pub use events::Health;
 pub use lent::LentQueuePair;
 pub use namespace::Namespace;
-pub use options::{Completion, Options, PointerChoice, WriteCache};
+pub use options::{Cmb, Completion, Options, PointerChoice, WriteCache};
 pub use pending::Pending;
+pub use queue_memory::QueueMemory;
 pub use request::{BlockRange, IoOp, IoRequest};
 pub use ring::{CompletionRing, SubmissionRing};

@@ -1,13 +1,15 @@
 use std::time::Duration;
 
+use crate::QueueMemory;
+
 /// How a waiting caller learns of completions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Completion {
     /// It looks at the completion queue in a loop. Lowest latency.
     #[default]
     Polled,
-    /// It sleeps until the queue's interrupt vector signals. Needs a vector per I/O queue pair
-    /// beside the admin queue's.
+    /// It sleeps until the queue's interrupt vector signals. Queue pairs share vectors where the
+    /// function has fewer than one for each and one for the admin queue.
     Interrupt,
 }
 
@@ -36,6 +38,18 @@ pub enum WriteCache {
     Disable,
 }
 
+/// What to use of a controller memory buffer (CMB).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Cmb {
+    /// Nothing.
+    #[default]
+    Off,
+    /// The I/O submission queues lie in it, so that the controller fetches commands without reading
+    /// memory over the bus. Opening fails where there is none, or it is too small. Needs a platform
+    /// that maps its BAR ([`gcos_hw::Function::bar`]) and writes 64-bit registers with one store.
+    SubmissionQueues,
+}
+
 /// How to open a controller.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Options {
@@ -55,6 +69,10 @@ pub struct Options {
     pub max_transfer: usize,
     /// What to do with the volatile write cache.
     pub write_cache: WriteCache,
+    /// Where queues and PRP lists lie.
+    pub queue_memory: QueueMemory,
+    /// What to use of a controller memory buffer.
+    pub cmb: Cmb,
     /// Deadline of each admin command.
     pub admin_timeout: Duration,
     /// How long an abort may take before the controller is reset.
@@ -72,6 +90,8 @@ impl Default for Options {
             // One page of PRP list describes exactly this much from any offset.
             max_transfer: 2 << 20,
             write_cache: WriteCache::Keep,
+            queue_memory: QueueMemory::Host,
+            cmb: Cmb::Off,
             admin_timeout: Duration::from_secs(5),
             abort_timeout: Duration::from_secs(1),
         }

@@ -1,11 +1,10 @@
 //! A queue pair that the host drives: rings, commands in flight and list memory under one lock.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use gcos_hw::{DmaBuffer, DmaSlice, EventFd, PAGE_BYTES};
+use gcos_hw::{DmaSlice, PAGE_BYTES};
 use gcos_layout::nvme::{CQE_BYTES, Cqe, SQE_BYTES};
-use parking_lot::{Condvar, Mutex, MutexGuard};
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::NvmeError;
 use crate::bounce::BouncePool;
@@ -13,24 +12,25 @@ use crate::counters::{Counters, add};
 use crate::device::Device;
 use crate::inflight::{Command, Slots};
 use crate::pointer::ListArea;
+use crate::queue_memory::Carver;
 use crate::ring::{CompletionRing, SubmissionRing};
-
-/// Longest sleep for an interrupt before looking at the queue anyway, so that a lost interrupt costs
-/// time and no more.
-const INTERRUPT_SLICE: Duration = Duration::from_millis(5);
+use crate::vector::Vector;
 
 /// A queue pair. The lock is held for short stretches only: posting a batch, or reaping one.
 #[derive(Debug)]
 pub(crate) struct QueuePair {
     pub(crate) qid: u16,
     pub(crate) entries: u32,
-    /// Interrupt vector and its event, when callers wait for interrupts.
-    pub(crate) interrupt: Option<(u16, Arc<EventFd>)>,
+    /// Interrupt vector, when callers wait for interrupts.
+    pub(crate) interrupt: Option<Arc<Vector>>,
     inner: Mutex<Inner>,
-    /// Held by the one waiter that sleeps on the event; the others sleep on `reaped`.
-    leader: Mutex<()>,
-    followers: Mutex<()>,
-    reaped: Condvar,
+}
+
+/// Where the parts of a queue pair lie.
+pub(crate) struct PairMemory<'a> {
+    /// Completion queue and lists, and the submission queue unless it has a place of its own.
+    pub(crate) main: &'a mut Carver,
+    pub(crate) sq: Option<&'a mut Carver>,
 }
 
 /// What the lock protects.
@@ -45,35 +45,33 @@ pub(crate) struct Inner {
     pub(crate) commands: u64,
     /// Bytes of data of them.
     pub(crate) bytes: u64,
-    lists: DmaBuffer,
     list_memory: DmaSlice,
     /// Bytes of list memory per slot.
     list_bytes: usize,
 }
 
 impl QueuePair {
-    /// Allocates a closed queue pair with `list_pages` pages of list memory per command.
+    /// Makes a closed queue pair with `list_pages` pages of list memory per command.
     pub(crate) fn new(
         device: &Device,
         qid: u16,
         entries: u32,
         list_pages: usize,
-        interrupt: Option<(u16, Arc<EventFd>)>,
+        interrupt: Option<Arc<Vector>>,
+        memory: PairMemory<'_>,
     ) -> Result<Self, NvmeError> {
-        let alloc = |len: usize| {
-            device
-                .function
-                .dma()
-                .alloc(len)
-                .map_err(NvmeError::platform(&device.name, "allocating queue memory"))
-        };
         let (sq_doorbell, cq_doorbell) = device.doorbells(qid);
-        let sq = alloc(entries as usize * SQE_BYTES)?.as_dma();
-        let cq = alloc(entries as usize * CQE_BYTES)?.as_dma();
+        let PairMemory { main, sq } = memory;
+        let sq_bytes = entries as usize * SQE_BYTES;
+        let sq = match sq {
+            Some(place) => place.take(device, sq_bytes)?,
+            None => main.take(device, sq_bytes)?,
+        };
+        let cq = main.take(device, entries as usize * CQE_BYTES)?;
         // One fewer than entries: the ring counts on it.
         let slots = Slots::new(entries - 1);
         let list_bytes = list_pages * PAGE_BYTES;
-        let lists = alloc(slots.len() * list_bytes)?;
+        let list_memory = main.take(device, slots.len() * list_bytes)?;
         let inner = Inner {
             open: false,
             sq: SubmissionRing::new(sq, entries, sq_doorbell),
@@ -81,19 +79,10 @@ impl QueuePair {
             slots,
             commands: 0,
             bytes: 0,
-            list_memory: lists.as_dma(),
-            lists,
+            list_memory,
             list_bytes,
         };
-        Ok(Self {
-            qid,
-            entries,
-            interrupt,
-            inner: Mutex::new(inner),
-            leader: Mutex::new(()),
-            followers: Mutex::new(()),
-            reaped: Condvar::new(),
-        })
+        Ok(Self { qid, entries, interrupt, inner: Mutex::new(inner) })
     }
 
     #[inline]
@@ -151,9 +140,8 @@ impl QueuePair {
         }
         if reaped > 0 {
             inner.cq.ring_head(&*device.function);
-            // Whoever reaps, also in order to submit: the others' commands may be among these.
-            if self.interrupt.is_some() {
-                self.wake_followers();
+            if let Some(vector) = &self.interrupt {
+                vector.wake();
             }
         }
         reaped
@@ -166,26 +154,6 @@ impl QueuePair {
             return None;
         }
         inner.slots.take(cqe.cid())
-    }
-
-    /// Sleeps until the queue's interrupt, until another waiter has reaped, or a slice of time.
-    pub(crate) fn sleep(&self, event: &EventFd, longest: Duration) {
-        let longest = longest.min(INTERRUPT_SLICE);
-        match self.leader.try_lock() {
-            Some(_leading) => {
-                let _ = event.wait(longest);
-            }
-            None => {
-                self.reaped.wait_for(&mut self.followers.lock(), longest);
-            }
-        }
-    }
-
-    fn wake_followers(&self) {
-        // Through the lock: a follower between its last look and its sleep is not missed by much,
-        // and at worst sleeps for one slice.
-        drop(self.followers.lock());
-        self.reaped.notify_all();
     }
 
     /// Stops posting and reaping.
@@ -224,7 +192,7 @@ impl QueuePair {
         let inner = self.lock();
         std::mem::forget(inner.sq.memory().clone());
         std::mem::forget(inner.cq.memory().clone());
-        std::mem::forget(inner.lists.as_dma());
+        std::mem::forget(inner.list_memory.clone());
     }
 }
 

@@ -47,11 +47,12 @@ impl Pending {
     pub fn wait(mut self) -> Result<(), NvmeError> {
         let mut spins = 0;
         loop {
+            let seen = self.interrupts_seen();
             self.progress(true);
             if self.request.is_done() {
                 return self.take();
             }
-            self.pause(spins);
+            self.pause(spins, seen);
             spins = spins.saturating_add(1);
         }
     }
@@ -75,12 +76,17 @@ impl Pending {
         }
     }
 
-    fn pause(&self, spins: u32) {
+    #[inline]
+    fn interrupts_seen(&self) -> u64 {
+        self.controller.pair(self.pair).interrupt.as_ref().map_or(0, |vector| vector.seen())
+    }
+
+    fn pause(&self, spins: u32, seen: u64) {
         let controller = &self.controller;
         controller.core.device.function.relax(spins);
-        if let Some((_, event)) = &controller.pair(self.pair).interrupt {
+        if let Some(vector) = &controller.pair(self.pair).interrupt {
             let left = self.deadline.saturating_sub(controller.now());
-            controller.pair(self.pair).sleep(event, left);
+            vector.sleep(seen, left);
         }
     }
 

@@ -118,7 +118,9 @@ impl CompletionRing {
     pub fn reset(&mut self) -> Result<(), OutOfBounds> {
         self.head = 0;
         self.phase = true;
-        self.memory.fill(0, self.entries as usize * CQE_BYTES, 0)
+        // By whole entries: the memory may be a device's, which takes no single bytes.
+        (0..self.entries as usize)
+            .try_for_each(|entry| self.memory.write(entry * CQE_BYTES, &[0; CQE_BYTES]))
     }
 
     /// The queue's memory.

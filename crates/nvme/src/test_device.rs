@@ -6,6 +6,8 @@ use std::time::Duration;
 use gcos_hw::{DmaMapper, DmaSpace, EventFd, Function, HwError, SharedMemory};
 use parking_lot::Mutex;
 
+use crate::device::Device;
+
 #[derive(Debug)]
 struct AnyMapping;
 
@@ -22,6 +24,11 @@ impl DmaMapper for AnyMapping {
 pub(crate) fn space() -> Arc<DmaSpace> {
     let usable = 0x10_0000..0x1_0000_0000;
     DmaSpace::new(Arc::new(AnyMapping), std::slice::from_ref(&usable)).unwrap()
+}
+
+/// A controller that is never enabled.
+pub(crate) fn device(dma: Arc<DmaSpace>) -> Device {
+    Device::of_registers(Arc::new(Registers::new(dma)))
 }
 
 /// Registers that read as zeros.

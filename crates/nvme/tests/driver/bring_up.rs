@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::common::{SECOND, config, open, options, pattern, read, refused, threaded, write};
 use gcos_emulator::{Action, Config, Rule, WriteCacheConfig};
 use gcos_layout::nvme::{AdminCommand, Feature, FeatureId};
-use gcos_nvme::{Completion, ErrorKind, NvmeError, Options, PointerChoice, WriteCache};
+use gcos_nvme::{ErrorKind, NvmeError, Options, PointerChoice, WriteCache};
 
 #[test]
 fn a_controller_comes_up_and_is_what_was_configured() {
@@ -60,14 +60,6 @@ fn sgls_are_refused_where_the_controller_has_none() {
     let config = Config { sgl: false, ..config(4096) };
     let error = refused(config, Options { data_pointer: PointerChoice::Sgl, ..options() });
     assert!(matches!(error, NvmeError::Unsupported { what: "SGLS", .. }), "{error}");
-}
-
-#[test]
-fn interrupts_need_a_vector_per_queue_pair() {
-    let config = Config { interrupt_vectors: 2, ..config(4096) };
-    let options = Options { io_queue_pairs: 2, completion: Completion::Interrupt, ..options() };
-    let error = refused(config, options);
-    assert!(matches!(error, NvmeError::Unsupported { what: "interrupt vectors", .. }), "{error}");
 }
 
 #[test]

@@ -17,7 +17,13 @@ use gcos_nvme::{
 const WRITE: IoOp = IoOp::Write { fua: false };
 
 /// Random reads and writes, `depth` in flight, each read checked against what was written.
-fn churn(controller: &Arc<Controller>, depth: usize, operations: usize, from: u64, blocks: u64) {
+pub(crate) fn churn(
+    controller: &Arc<Controller>,
+    depth: usize,
+    operations: usize,
+    from: u64,
+    blocks: u64,
+) {
     let lba = controller.namespaces()[0].lba_bytes as usize;
     let mut rng = fastrand::Rng::with_seed(depth as u64);
     let mut versions: HashMap<u64, u64> = HashMap::new();
@@ -93,6 +99,24 @@ fn threads_share_queue_pairs_polled_and_with_interrupts() {
         });
         assert_eq!(controller.counters().errors, 0, "{completion:?}");
         assert_eq!(controller.counters().resets, 0, "{completion:?}");
+    }
+}
+
+#[test]
+fn queue_pairs_share_interrupt_vectors_where_there_are_few() {
+    for interrupt_vectors in [1, 2, 3] {
+        let config = Config { interrupt_vectors, ..threaded(4096) };
+        let completion = Completion::Interrupt;
+        let options = Options { io_queue_pairs: 4, completion, queue_depth: 16, ..options() };
+        let (_emulator, controller) = open(config, options);
+        std::thread::scope(|scope| {
+            for thread in 0..6u64 {
+                let controller = &controller;
+                scope.spawn(move || churn(controller, 4, 200, thread * 1000, 100));
+            }
+        });
+        assert_eq!(controller.counters().errors, 0, "{interrupt_vectors} vectors");
+        assert_eq!(controller.counters().resets, 0, "{interrupt_vectors} vectors");
     }
 }
 

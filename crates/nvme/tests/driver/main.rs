@@ -5,6 +5,7 @@ mod bring_up;
 mod common;
 mod io;
 mod namespaces;
+mod placement;
 mod races;
 mod recovery;
 mod stuck;
