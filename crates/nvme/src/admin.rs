@@ -9,7 +9,7 @@ use gcos_layout::nvme::{AdminCommand, DataPointer};
 use crate::NvmeError;
 use crate::bounce::BouncePool;
 use crate::counters::Counters;
-use crate::device::{Device, gone};
+use crate::device::{ALL_ONES, CHECK_INTERVAL, Device, gone};
 use crate::inflight::{Command, Label, Request, Segments};
 use crate::pair::QueuePair;
 use crate::pointer::{Fragments, Position, build_prp};
@@ -121,21 +121,47 @@ impl AdminPath<'_> {
         timeout: Duration,
     ) -> Result<u32, AdminError> {
         let function = &self.device.function;
-        let end = function.now().saturating_add(timeout);
+        let label = Label { opcode: command.opcode().name(), nsid, lba: 0 };
+        let began = function.now();
+        let end = began.saturating_add(timeout);
+        let mut next_look = began.saturating_add(CHECK_INTERVAL);
         let mut spins = 0;
         loop {
             self.queue.try_reap(self.device, self.counters, self.bounces);
             if request.is_done() {
                 return request.take_result().map_err(AdminError::Ended);
             }
-            if function.now() >= end {
-                let label = Label { opcode: command.opcode().name(), nsid, lba: 0 };
+            let now = function.now();
+            if now >= next_look {
+                next_look = now.saturating_add(CHECK_INTERVAL);
+                if let Some(error) = self.failure(request, label) {
+                    return Err(AdminError::Hung(error));
+                }
+            }
+            if now >= end {
                 let error = label.timed_out(&self.device.name, "the controller did not answer");
                 return Err(AdminError::Hung(error));
             }
             function.relax(spins);
             spins = spins.saturating_add(1);
         }
+    }
+
+    /// Why a command in flight will not be answered, if the controller has failed or gone.
+    fn failure(&self, request: &Request, label: Label) -> Option<NvmeError> {
+        let csts = self.device.csts();
+        if csts.rdy() && !csts.cfs() {
+            return None;
+        }
+        // A reset that another thread carries out looks the same. It closes the queue first and ends
+        // the command before it opens the queue again.
+        if !self.queue.lock().open || request.is_done() {
+            return None;
+        }
+        Some(match csts.is_removed() {
+            true => gone(&self.device.name, ALL_ONES),
+            false => label.reset(&self.device.name),
+        })
     }
 
     /// Runs a command that fills a structure of `N` bytes, and returns the structure.

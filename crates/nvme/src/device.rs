@@ -17,6 +17,12 @@ const LEAST_TIMEOUT: Duration = Duration::from_millis(500);
 /// Time that a register wait has at most, whatever CRTO says (it has room for nine hours).
 const LONGEST_TIMEOUT: Duration = Duration::from_secs(300);
 
+/// How often whoever waits for the controller looks whether it has failed or gone.
+pub(crate) const CHECK_INTERVAL: Duration = Duration::from_millis(10);
+
+/// Why a controller is gone that answers like that.
+pub(crate) const ALL_ONES: &str = "it was removed: registers read as all ones";
+
 /// CC.CSS that selects every I/O command set, for controllers that offer nothing else.
 const ALL_COMMAND_SETS: u8 = 6;
 
@@ -166,7 +172,11 @@ impl Device {
 
     /// Announces a normal shutdown and waits until the controller has done it (Base, section 3.6.1).
     pub(crate) fn shut_down(&self, timeout: Duration) -> Result<(), NvmeError> {
-        self.set_cc(self.cc().with_shutdown(ShutdownNotification::Normal));
+        let cc = self.cc();
+        if !cc.en() {
+            return Err(gone(&self.name, "it is not enabled any more; was it removed?"));
+        }
+        self.set_cc(cc.with_shutdown(ShutdownNotification::Normal));
         let complete = |csts: Csts| csts.shutdown() == ShutdownStatus::Complete;
         match self.wait_csts(timeout, |csts| csts.is_removed() || complete(csts)) {
             Ok(csts) if csts.is_removed() => Err(gone(&self.name, "it was removed")),

@@ -9,12 +9,9 @@ use crate::NvmeError;
 use crate::admin::AdminError;
 use crate::controller::{Controller, State};
 use crate::counters::add;
-use crate::device::Disabled;
+use crate::device::{ALL_ONES, CHECK_INTERVAL, Disabled};
 use crate::inflight::{Label, Request};
 use crate::pair::QueuePair;
-
-/// How often a waiting caller looks at CSTS, at events and at other overdue commands.
-const CHECK_INTERVAL: Duration = Duration::from_millis(10);
 
 impl Controller {
     /// Resets the controller: every command in flight ends with an error, the queues are created
@@ -103,7 +100,7 @@ impl Controller {
             }
             Disabled::Removed => {
                 self.core.stopped.store(true, Ordering::Release);
-                self.give_up("it was removed: registers read as all ones");
+                self.give_up(ALL_ONES);
             }
             Disabled::Stuck => self.give_up_on_stuck(),
         }
@@ -180,7 +177,7 @@ impl Controller {
             let Some(_recovering) = self.recovery.try_lock() else { return };
             if self.epoch.load(Ordering::Acquire) == epoch {
                 self.reset_locked(match (csts.is_removed(), csts.cfs()) {
-                    (true, _) => "registers read as all ones",
+                    (true, _) => ALL_ONES,
                     (_, true) => "it reports a fatal status (CSTS.CFS)",
                     _ => "it is no longer ready (CSTS.RDY = 0)",
                 });

@@ -55,7 +55,7 @@ impl Controller {
                 return Ok(());
             }
             let csts = self.core.device.csts();
-            if late || csts.is_removed() || csts.cfs() {
+            if late || csts.is_removed() || csts.cfs() || !csts.rdy() {
                 let what = "ending the commands in flight";
                 let waited = self.now().saturating_sub(began);
                 return Err(self.core.device.not_ready(what, waited, csts));

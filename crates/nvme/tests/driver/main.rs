@@ -8,4 +8,5 @@ mod namespaces;
 mod placement;
 mod races;
 mod recovery;
+mod removal;
 mod stuck;
