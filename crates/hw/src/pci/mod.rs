@@ -4,14 +4,22 @@
 //! Everything goes through [`Sysfs`], whose root and kernel tests replace.
 
 mod address;
+mod bind;
+mod drive;
+mod group;
 mod identity;
 mod names;
 mod sysfs;
+mod usage;
 
 pub use address::{PciAddress, PciAddressError};
+pub use bind::{BindError, Change, bind, check, hand_over, unbind};
+pub use drive::{Controller, Drive, Link, Namespace, Obstacle};
+pub use group::{Group, Holder, Member};
 pub use identity::{Identity, NVME_CLASS};
 pub use names::{NAME_PREFIX, Named, Names, NamesError};
 pub use sysfs::{Kernel, Sysfs};
+pub use usage::Use;
 
 /// Class code of the function at an address; `None` if there is none.
 #[must_use]

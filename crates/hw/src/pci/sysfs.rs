@@ -4,6 +4,7 @@ use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// What changes the machine, apart from what only looks at it, so that tests can put a model of the
 /// kernel in its place and make any step fail. Paths are real ones, with the root in front.
@@ -14,12 +15,18 @@ pub trait Kernel: Send + Sync + fmt::Debug {
     /// The system's error, which is how the kernel refuses.
     fn write(&self, path: &Path, text: &str) -> io::Result<()>;
 
-    /// Opens a device node and claims it: a block device is opened with `O_EXCL`, so that nobody
-    /// mounts it or builds on it while the file is open.
+    /// Opens a block device and claims it (`O_EXCL`), so that nobody mounts it or builds on it while
+    /// the file is open. Nothing is read or written.
     ///
     /// # Errors
     /// The system's error; `EBUSY` means that somebody else has claimed it.
     fn claim(&self, path: &Path) -> io::Result<File>;
+
+    /// Opens the node of an IOMMU group, of which there is one opener at a time.
+    ///
+    /// # Errors
+    /// The system's error; `EBUSY` means that a process holds the group.
+    fn open_group(&self, path: &Path) -> io::Result<File>;
 
     /// Makes `uid` the owner of a device node.
     ///
@@ -41,8 +48,13 @@ impl Kernel for Linux {
     }
 
     fn claim(&self, path: &Path) -> io::Result<File> {
+        // For reading: closing a block device that was open for writing makes udev look at it anew.
         let flags = libc::O_EXCL | libc::O_NONBLOCK;
-        OpenOptions::new().read(true).write(true).custom_flags(flags).open(path)
+        OpenOptions::new().read(true).custom_flags(flags).open(path)
+    }
+
+    fn open_group(&self, path: &Path) -> io::Result<File> {
+        OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open(path)
     }
 
     fn chown(&self, path: &Path, uid: u32) -> io::Result<()> {
@@ -55,7 +67,12 @@ impl Kernel for Linux {
 pub struct Sysfs {
     root: PathBuf,
     kernel: Arc<dyn Kernel>,
+    patience: Duration,
 }
+
+/// How long the kernel may take to bind or unbind a driver. A controller may state a shutdown time of
+/// a minute.
+const PATIENCE: Duration = Duration::from_secs(90);
 
 impl Sysfs {
     /// Name of the variable that [`Sysfs::from_env`] reads. For tests.
@@ -64,7 +81,7 @@ impl Sysfs {
     /// The trees below `root`; `/` is this machine.
     #[must_use]
     pub fn new(root: impl Into<PathBuf>) -> Self {
-        Self { root: root.into(), kernel: Arc::new(Linux) }
+        Self { root: root.into(), kernel: Arc::new(Linux), patience: PATIENCE }
     }
 
     /// This machine, or the tree that `$GCOS_SYSROOT` names.
@@ -77,6 +94,12 @@ impl Sysfs {
     #[must_use]
     pub fn with_kernel(self, kernel: Arc<dyn Kernel>) -> Self {
         Self { kernel, ..self }
+    }
+
+    /// How long the kernel may take for one step before it is an error.
+    #[must_use]
+    pub fn with_patience(self, patience: Duration) -> Self {
+        Self { patience, ..self }
     }
 
     /// Whether this is the machine itself, not a tree for tests.
@@ -157,6 +180,10 @@ impl Sysfs {
     /// The program that a process runs, as the kernel calls it.
     pub(crate) fn program(&self, pid: u32) -> String {
         self.text(format!("proc/{pid}/comm")).unwrap_or_else(|| "unknown program".to_owned())
+    }
+
+    pub(crate) fn patience(&self) -> Duration {
+        self.patience
     }
 
     pub(crate) fn kernel(&self) -> &Arc<dyn Kernel> {
