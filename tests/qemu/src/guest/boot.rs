@@ -7,6 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use serde_json::json;
 use tempfile::{NamedTempFile, TempDir};
 
 use super::monitor::Monitor;
@@ -19,6 +20,9 @@ pub const PEER_BYTES: u64 = 64 << 20;
 /// How often files and processes are looked at.
 const TICK: Duration = Duration::from_millis(20);
 
+/// How long a controller that was unplugged may take to be gone from QEMU.
+const PLUG: Duration = Duration::from_secs(10);
+
 /// One guest at a time: emulation takes every processor that a small machine has, and the deadlines
 /// in the guest are by its clock.
 static ONE: Mutex<()> = Mutex::new(());
@@ -30,6 +34,8 @@ pub struct Drive {
     null: bool,
     options: String,
     root_port: bool,
+    /// Commands per second, if they are held back.
+    pace: Option<u32>,
 }
 
 impl Drive {
@@ -43,6 +49,13 @@ impl Drive {
     #[must_use]
     pub fn null(bytes: u64) -> Self {
         Self { bytes, null: true, ..Self::default() }
+    }
+
+    /// Holds a file's commands back, to so many per second: then some are in flight at any time.
+    #[must_use]
+    pub fn slow(mut self, per_second: u32) -> Self {
+        self.pace = Some(per_second);
+        self
     }
 
     /// Options of QEMU's `nvme` device, such as `mdts=5`.
@@ -59,11 +72,11 @@ impl Drive {
         self
     }
 
-    /// The controller's device of QEMU, `nvme0` for the first drive.
-    fn device(&self, index: usize) -> String {
+    /// The controller's device of QEMU, `nvme0` for the first drive, over a block node.
+    fn device(&self, index: usize, node: &str) -> String {
         let bus = if self.root_port { format!("rp{index}") } else { "pcie.0".to_owned() };
         let options = &self.options;
-        format!("nvme,id=nvme{index},serial=GUEST{index},drive=d{index},bus={bus}{options}")
+        format!("nvme,id=nvme{index},serial=GUEST{index},drive={node},bus={bus}{options}")
     }
 }
 
@@ -121,7 +134,7 @@ impl Boot {
         qemu.args(["-machine", "q35,kernel-irqchip=split", "-accel", "tcg,thread=multi"]);
         qemu.args(["-cpu", "max", "-smp", "2", "-m", "1024", "-device", "intel-iommu,intremap=on"]);
         qemu.arg("-kernel").arg(tools.kernel()?).arg("-initrd").arg(&initrd);
-        let words = "console=ttyS0 quiet panic=-1 intel_iommu=on random.trust_cpu=on";
+        let words = "console=ttyS0 quiet panic=-1 intel_iommu=on random.trust_cpu=on tsc=reliable";
         qemu.args(["-append", &format!("{words} gcos.scenario={}", self.scenario)]);
         for port in PORTS {
             let file = folder.path().join(port);
@@ -130,16 +143,21 @@ impl Boot {
         let socket = folder.path().join("monitor");
         qemu.arg("-qmp").arg(format!("unix:{},server=on,wait=off", socket.display()));
         for (index, drive) in self.drives.iter().enumerate() {
-            qemu.arg("-drive").arg(backend(drive, index, folder.path())?);
+            qemu.args(backend(drive, index, folder.path())?);
             if drive.root_port {
                 let slot = index + 1;
-                qemu.args(["-device", &format!("pcie-root-port,id=rp{index},chassis={slot},slot={slot}")]);
+                qemu.args([
+                    "-device",
+                    &format!("pcie-root-port,id=rp{index},chassis={slot},slot={slot}"),
+                ]);
             }
-            qemu.args(["-device", &drive.device(index)]);
+            qemu.args(["-device", &drive.device(index, &format!("d{index}"))]);
         }
         for (index, memory) in peers.iter().enumerate() {
             let path = memory.path().display();
-            let backend = format!("memory-backend-file,id=peer{index},size={PEER_BYTES},mem-path={path},share=on");
+            let backend = format!(
+                "memory-backend-file,id=peer{index},size={PEER_BYTES},mem-path={path},share=on"
+            );
             qemu.args(["-object", &backend]);
             qemu.args(["-device", &format!("ivshmem-plain,memdev=peer{index}")]);
         }
@@ -152,6 +170,7 @@ impl Boot {
             peers,
             boot: self.clone(),
             started: Instant::now(),
+            plugs: 0,
             _turn: turn,
         })
     }
@@ -175,21 +194,36 @@ const ERRORS: &str = "qemu";
 
 fn peer_memory() -> Result<NamedTempFile, String> {
     let fail = |error| format!("memory of the peer device in /dev/shm: {error}");
-    let file = tempfile::Builder::new().prefix("gcos-peer-").tempfile_in("/dev/shm").map_err(fail)?;
+    let file =
+        tempfile::Builder::new().prefix("gcos-peer-").tempfile_in("/dev/shm").map_err(fail)?;
     file.as_file().set_len(PEER_BYTES).map_err(fail)?;
     Ok(file)
 }
 
-fn backend(drive: &Drive, index: usize, folder: &Path) -> Result<String, String> {
+/// QEMU's arguments for what is behind a controller: a node `dN`. (A `-drive` would go away with the
+/// controller when that is unplugged.)
+fn backend(drive: &Drive, index: usize, folder: &Path) -> Result<Vec<String>, String> {
     let Drive { bytes, .. } = drive;
+    let node = |text: String| vec!["-blockdev".to_owned(), text];
     if drive.null {
-        return Ok(format!("driver=null-co,if=none,id=d{index},size={bytes},read-zeroes=on"));
+        let text = format!("driver=null-co,node-name=d{index},size={bytes},read-zeroes=on");
+        return Ok(node(text));
     }
     let path = folder.join(format!("drive{index}"));
     let created = File::create(&path).and_then(|file| file.set_len(*bytes));
     created.map_err(|error| format!("{}: {error}", path.display()))?;
-    let path = path.display();
-    Ok(format!("file={path},format=raw,if=none,id=d{index},cache=writeback,discard=unmap"))
+    let file =
+        format!("discard=unmap,file.driver=file,file.locking=off,file.filename={}", path.display());
+    let Some(pace) = drive.pace else {
+        return Ok(node(format!("driver=raw,node-name=d{index},{file}")));
+    };
+    let mut arguments = node(format!("driver=raw,node-name=f{index},{file}"));
+    let group = format!("throttle-group,id=t{index},x-iops-total={pace}");
+    arguments.extend(["-object".to_owned(), group]);
+    let throttled =
+        format!("driver=throttle,throttle-group=t{index},node-name=d{index},file=f{index}");
+    arguments.extend(node(throttled));
+    Ok(arguments)
 }
 
 /// A guest that runs. QEMU is killed when it is dropped.
@@ -200,6 +234,7 @@ pub struct Guest {
     peers: Vec<NamedTempFile>,
     boot: Boot,
     started: Instant,
+    plugs: usize,
     _turn: MutexGuard<'static, ()>,
 }
 
@@ -222,12 +257,16 @@ impl Guest {
         }
     }
 
-    /// A connection to QEMU's monitor. There can be one at a time.
+    /// A connection to QEMU's monitor, as soon as QEMU listens. There can be one at a time.
     ///
     /// # Errors
     /// A message when QEMU does not answer.
-    pub fn monitor(&self) -> Result<Monitor, String> {
-        Monitor::connect(&self.folder.path().join("monitor"))
+    pub fn monitor(&mut self) -> Result<Monitor, String> {
+        let socket = self.folder.path().join("monitor");
+        while !socket.exists() && !self.ended()? {
+            thread::sleep(TICK);
+        }
+        Monitor::connect(&socket)
     }
 
     /// The file behind a peer device's BAR.
@@ -236,17 +275,39 @@ impl Guest {
         self.peers.get(index).map(NamedTempFile::path)
     }
 
-    /// Arguments of the monitor's `device_add` that plug a controller in again.
-    #[must_use]
-    pub fn plug(&self, index: usize) -> Option<serde_json::Value> {
-        let device = self.boot.drives.get(index)?.device(index);
-        let mut arguments = serde_json::Map::new();
-        for (at, part) in device.split(',').filter(|part| !part.is_empty()).enumerate() {
-            let (key, value) = part.split_once('=').unwrap_or(("driver", part));
-            debug_assert_eq!(at == 0, key == "driver");
-            arguments.insert(key.to_owned(), value.into());
+    /// Plugs a controller in again that was unplugged, as soon as it has gone, over the same file.
+    ///
+    /// # Errors
+    /// What QEMU says when it still refuses after ten seconds.
+    pub fn plug(&mut self, monitor: &mut Monitor, index: usize) -> Result<(), String> {
+        let Some(drive) = self.boot.drives.get(index) else {
+            return Err(format!("this guest has no drive {index}"));
+        };
+        // QEMU keeps the old controller's hold on its node, so the file gets a new one.
+        self.plugs += 1;
+        let node = format!("d{index}p{}", self.plugs);
+        let path = self.folder.path().join(format!("drive{index}"));
+        let file = json!({ "driver": "file", "filename": path, "locking": "off" });
+        let mut block = json!({ "driver": "raw", "file": file });
+        if drive.pace.is_some() {
+            let group = format!("t{index}");
+            block = json!({ "driver": "throttle", "throttle-group": group, "file": block });
         }
-        Some(arguments.into())
+        block["node-name"] = node.clone().into();
+        monitor.execute("blockdev-add", block)?;
+        let mut device = serde_json::Map::new();
+        for part in drive.device(index, &node).split(',').filter(|part| !part.is_empty()) {
+            let (key, value) = part.split_once('=').unwrap_or(("driver", part));
+            device.insert(key.to_owned(), value.into());
+        }
+        let end = Instant::now() + PLUG;
+        loop {
+            match monitor.execute("device_add", device.clone().into()) {
+                Ok(_) => return Ok(()),
+                Err(error) if Instant::now() > end => return Err(error),
+                Err(_) => thread::sleep(TICK),
+            }
+        }
     }
 
     /// Waits for the power-off and judges what was said. Passed are whole reports without failures,
@@ -263,8 +324,9 @@ impl Guest {
         let kernel = self.text(KERNEL);
         let mut faults = report.faults(may_lack);
         faults.extend(kernel_complaints(&kernel));
-        faults.extend(kernel_complaints(&self.text(CONSOLE)));
         if kernel.lines().next_back().map(str::trim_end) != Some("end") {
+            // A kernel that ended early says why on its console.
+            faults.extend(kernel_complaints(&self.text(CONSOLE)));
             faults.push("the guest did not power off in order".to_owned());
         }
         match faults.is_empty() {
@@ -293,8 +355,8 @@ impl Guest {
 
     /// A message with everything that was said.
     fn complaint(&self, what: &str) -> String {
-        let mut text = format!("scenario {}: {what}\n", self.boot.scenario);
-        for port in [ERRORS, CONSOLE, REPORT, KERNEL] {
+        let mut text = String::new();
+        for port in [ERRORS, KERNEL, CONSOLE, REPORT] {
             let said = self.text(port);
             let skipped = said.lines().count().saturating_sub(MOST_LINES);
             text.push_str(&format!("---- {port} (the first {skipped} lines left out)\n"));
@@ -302,7 +364,8 @@ impl Guest {
                 text.push_str(&format!("{}\n", line.trim_end()));
             }
         }
-        text
+        // What is wrong stands last, where one looks first.
+        format!("{text}---- scenario {}:\n{what}\n", self.boot.scenario)
     }
 }
 

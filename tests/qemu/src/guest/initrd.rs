@@ -34,7 +34,11 @@ pub(super) fn build(tools: &Tools) -> Result<Vec<u8>, String> {
         archive.folder(folder);
     }
     archive.file("init", 0o755, include_bytes!("init.sh"));
-    archive.file("etc/passwd", 0o644, b"root:x:0:0:root:/root:/bin/sh\nuser:x:1000:1000:user:/home:/bin/sh\n");
+    archive.file(
+        "etc/passwd",
+        0o644,
+        b"root:x:0:0:root:/root:/bin/sh\nuser:x:1000:1000:user:/home:/bin/sh\n",
+    );
     archive.file("etc/group", 0o644, b"root:x:0:\nuser:x:1000:\n");
     archive.file("bin/busybox", 0o755, &read(&tools.busybox())?);
     archive.link("bin/sh", "busybox");

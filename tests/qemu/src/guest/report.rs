@@ -128,7 +128,8 @@ pub fn kernel_complaints(log: &str) -> Vec<String> {
             expected = false;
         }
         let fault = line.contains("DMAR:") && line.contains("fault");
-        let bug = ["BUG:", "WARNING: CPU", "Oops", "Call Trace:", "Kernel panic", "blocked for more"];
+        let bug =
+            ["BUG:", "WARNING: CPU", "Oops", "Call Trace:", "Kernel panic", "blocked for more"];
         if (fault && !expected) || bug.iter().any(|word| line.contains(word)) {
             complaints.push(line.trim_end().to_owned());
         }
@@ -167,7 +168,8 @@ mod tests {
     fn the_kernel_may_complain_of_faults_only_where_they_are_expected() {
         let fault = "[ 2.1] DMAR: [DMA Write NO_PASID] Request device [00:03.0] fault addr 0x1000";
         assert_eq!(kernel_complaints(fault), [fault]);
-        let marked = format!("gcos-guest: faults are expected\n{fault}\n[3] gcos-guest: faults are over\n");
+        let marked =
+            format!("gcos-guest: faults are expected\n{fault}\n[3] gcos-guest: faults are over\n");
         assert_eq!(kernel_complaints(&marked), Vec::<String>::new());
         assert_eq!(kernel_complaints(&format!("{marked}{fault}")), [fault]);
         assert_eq!(kernel_complaints("[1] BUG: unable to handle page fault").len(), 1);

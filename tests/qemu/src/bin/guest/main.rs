@@ -1,10 +1,13 @@
 //! The program that runs in the guest: scenarios over real VFIO, an IOMMU and QEMU's controllers.
 //!
-//! Usage: `guest SCENARIO` or, for processes that a scenario starts, `guest ROLE ARGUMENTS`.
+//! Usage: `guest SCENARIO` or, for processes that a scenario starts, `guest ROLE`.
 //! What it prints is described in `gcos_qemu_tests::guest`.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "its report is what it is for")]
 
+mod drive;
 mod kernel;
+mod load;
+mod raw;
 mod report;
 mod scenarios;
 mod sysfs;
@@ -12,15 +15,31 @@ mod sysfs;
 use std::process::ExitCode;
 
 use report::Report;
+use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    // To the console: what the driver has to say of itself.
+    let filter = EnvFilter::try_from_env("GCOS_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(false)
+        .with_writer(std::io::stderr)
+        .init();
+    let word = std::env::args().nth(1).unwrap_or_default();
+    if let Some(played) = scenarios::play(&word) {
+        return match played {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(trouble) => {
+                println!("{trouble:?}");
+                ExitCode::FAILURE
+            }
+        };
+    }
     let mut report = Report::default();
-    match scenarios::run(&words, &mut report) {
+    match scenarios::run(&word, &mut report) {
         Ok(()) => report.finish(),
         Err(why) => {
-            eprintln!("guest {}: {why}", arguments.join(" "));
+            eprintln!("guest: {why}");
             ExitCode::from(2)
         }
     }

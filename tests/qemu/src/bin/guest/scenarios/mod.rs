@@ -1,14 +1,35 @@
-//! The scenarios by name.
+//! The scenarios by name, and the roles of processes that they start.
 
+mod bench;
+mod hazards;
+mod peer;
 mod rig;
+mod suite;
+mod unplug;
+mod user;
 
-use crate::report::Report;
+use crate::report::{Report, Trouble};
 
-/// Runs what the words name.
-pub(crate) fn run(words: &[&str], report: &mut Report) -> Result<(), String> {
-    match words {
-        ["rig"] => rig::run(report),
-        _ => return Err(format!("{words:?} is no scenario")),
+/// Runs the scenario that a word names.
+pub(crate) fn run(word: &str, report: &mut Report) -> Result<(), String> {
+    match word {
+        "bench" => bench::run(report),
+        "hazards" => hazards::run(report),
+        "peer" => peer::run(report),
+        "rig" => rig::run(report),
+        "suite" => suite::run(report),
+        "unplug" => unplug::run(report),
+        "user" => user::run(report),
+        _ => return Err(format!("{word:?} is no scenario")),
     }
     Ok(())
+}
+
+/// Plays the role that a word names; `None` if there is no such role.
+pub(crate) fn play(word: &str) -> Option<Result<(), Trouble>> {
+    match word {
+        "own" => Some(hazards::own()),
+        "work" => Some(user::work()),
+        _ => None,
+    }
 }

@@ -1,0 +1,62 @@
+//! The suite of every controller, through VFIO: each drive polled and by interrupts.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use gcos_hardware_tests::{Outcome, Target, Window, cases};
+use gcos_hw::Function;
+use gcos_hw::vfio::VfioSpace;
+use gcos_nvme::{Completion, Controller, Options};
+
+use crate::drive::DEADLINE;
+use crate::raw::NSID;
+use crate::report::{Report, Trouble, ensure, failed};
+use crate::sysfs;
+
+/// Bytes at both ends of the drive that the suite must leave alone.
+const SPARED: u64 = 4 << 20;
+
+pub(crate) fn run(report: &mut Report) {
+    let controllers = sysfs::controllers().unwrap_or_default();
+    for (index, address) in controllers.into_iter().enumerate() {
+        for completion in [Completion::Polled, Completion::Interrupt] {
+            let label = format!("drive {index} {completion:?}");
+            let space = VfioSpace::open().map_err(Trouble::from);
+            let target = space.and_then(|space| {
+                sysfs::bind(&address)?;
+                target(space.function(address)?, completion)
+            });
+            match target {
+                Ok(target) => all(report, &label, &target),
+                Err(trouble) => report.tell(&format!("{label}: opens"), Err(trouble)),
+            }
+        }
+    }
+}
+
+fn target(function: Arc<dyn Function>, completion: Completion) -> Result<Target, Trouble> {
+    let target = Target::read_only(function);
+    let options = Options { completion, ..target.options.clone() };
+    let controller = Controller::open(Arc::clone(&target.function), options.clone())?;
+    let Some(namespace) = controller.namespace(NSID) else {
+        return failed("the drive has no first namespace");
+    };
+    let lba = u64::from(namespace.lba_bytes);
+    ensure(namespace.bytes() > 2 * SPARED, || format!("{} bytes", namespace.bytes()))?;
+    let blocks = (namespace.bytes() - 2 * SPARED) / lba;
+    let window = Some(Window { slba: SPARED / lba, blocks });
+    Ok(Target { options, window, timeout: DEADLINE, ..target })
+}
+
+fn all(report: &mut Report, label: &str, target: &Target) {
+    let start = Instant::now();
+    for case in cases() {
+        let outcome = match case.run(target) {
+            Outcome::Passed => Ok(()),
+            Outcome::NotOffered(why) => Err(Trouble::NotOffered(why)),
+            Outcome::Failed(why) => Err(Trouble::Failed(why)),
+        };
+        report.tell(&format!("{label}: {}", case.name.replace('_', " ")), outcome);
+    }
+    report.note(format!("{label}: the suite took {:.1} s", start.elapsed().as_secs_f64()));
+}
