@@ -88,6 +88,9 @@ impl Controller {
             AdminCommand::FormatNvm { lbaf, secure_erase } => {
                 self.format(command.sqe.nsid(), lbaf, secure_erase)
             }
+            AdminCommand::DoorbellBufferConfig => {
+                self.configure_doorbells(base, command.sqe.prp2())
+            }
             AdminCommand::AsyncEventRequest => Err(Status::INTERNAL_ERROR),
         }
     }
@@ -138,8 +141,8 @@ impl Controller {
             version: Vs::default().with_major(2),
             rtd3_entry_us: 1_000_000,
             controller_type: 1,
-            // Format NVM.
-            oacs: 1 << 1,
+            // Format NVM, Doorbell Buffer Config.
+            oacs: 1 << 1 | u16::from(limits.shadow_doorbells) << 8,
             abort_limit: ABORT_LIMIT as u16,
             async_event_limit: AER_LIMIT as u16,
             // One slot, read only.

@@ -101,6 +101,8 @@ pub struct Config {
     pub sgl: bool,
     /// Size of the controller memory buffer in bytes, a multiple of 4096; 0 for none.
     pub cmb_bytes: u64,
+    /// Whether shadow doorbells are supported (Doorbell Buffer Config).
+    pub shadow_doorbells: bool,
     /// Distance of neighbouring doorbells in bytes: a power of two, 4 or more.
     pub doorbell_stride: usize,
     /// Interrupt vectors, 1..=2048.
@@ -153,6 +155,7 @@ impl Config {
             atomic_bytes: 4096,
             sgl: true,
             cmb_bytes: 0,
+            shadow_doorbells: false,
             doorbell_stride: 4,
             interrupt_vectors: 65,
             workers: None,
