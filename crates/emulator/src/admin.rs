@@ -127,9 +127,9 @@ impl Controller {
         let limits = &self.limits;
         let mdts = if limits.mdts == 0 { 0 } else { (limits.mdts / 4096).trailing_zeros() as u8 };
         let oncs = Oncs::default()
-            .with_compare(true)
-            .with_dataset_management(true)
-            .with_write_zeroes(true);
+            .with_compare(limits.optional_commands)
+            .with_dataset_management(limits.optional_commands)
+            .with_write_zeroes(limits.optional_commands);
         IdentifyController {
             vid: 0x1B36,
             ssvid: 0x1AF4,

@@ -97,6 +97,8 @@ pub struct Config {
     pub write_cache: Option<WriteCacheConfig>,
     /// Bytes that reach the medium, or are lost, as one: a power of two from 512 to 65536.
     pub atomic_bytes: u32,
+    /// Whether Compare, Write Zeroes and Dataset Management are supported.
+    pub optional_commands: bool,
     /// Whether SGLs are supported.
     pub sgl: bool,
     /// Size of the controller memory buffer in bytes, a multiple of 4096; 0 for none.
@@ -153,6 +155,7 @@ impl Config {
             mqes: 1024,
             write_cache: None,
             atomic_bytes: 4096,
+            optional_commands: true,
             sgl: true,
             cmb_bytes: 0,
             shadow_doorbells: false,

@@ -33,6 +33,7 @@ pub(crate) struct Limits {
     pub(crate) mdts: u64,
     pub(crate) max_queue_pairs: u16,
     pub(crate) mqes: u32,
+    pub(crate) optional_commands: bool,
     pub(crate) sgl: bool,
     pub(crate) doorbell_stride: usize,
     pub(crate) shadow_doorbells: bool,

@@ -253,6 +253,7 @@ impl Controller {
                 mdts: config.mdts,
                 max_queue_pairs: config.max_queue_pairs,
                 mqes: config.mqes,
+                optional_commands: config.optional_commands,
                 sgl: config.sgl,
                 doorbell_stride: config.doorbell_stride,
                 shadow_doorbells: config.shadow_doorbells,
