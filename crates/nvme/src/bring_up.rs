@@ -114,11 +114,12 @@ impl Core {
             // A reset may have hidden it.
             cmb.place(&self.device)?;
         }
+        // Before the shadow doorbells, which take the values of the rings.
+        self.pairs.iter().try_for_each(|pair| pair.reset(&self.device))?;
         if let Some(pages) = &self.shadow {
             self.start_shadow(pages, options.admin_timeout)?;
         }
         for pair in &self.pairs {
-            pair.reset(&self.device)?;
             self.create_pair(pair, options.admin_timeout).map_err(AdminError::into_inner)?;
         }
         let cached = match identity.volatile_write_cache() {
