@@ -1,6 +1,8 @@
 //! The driver in a Linux guest: VFIO, an IOMMU, QEMU's controllers. Run by `tests/qemu/run guest`.
 #![cfg(feature = "qemu")]
 
+use std::time::Duration;
+
 use gcos_qemu_tests::guest::{Boot, Drive, Report};
 use serde_json::json;
 
@@ -66,4 +68,11 @@ fn the_suite_of_every_controller_passes_through_vfio() {
     // QEMU's controller aborts no command that it has begun.
     let report = passed(guest.unwrap().finish(&[]));
     assert_eq!(report.cases.len(), 4 * gcos_hardware_tests::cases().len());
+}
+
+#[test]
+fn four_drives_are_taken_used_and_given_back_by_the_command() {
+    let drives = (0..4).fold(Boot::of("store"), |boot, _| boot.drive(Drive::file(256 * MIB)));
+    let report = passed(drives.deadline(Duration::from_secs(180)).run());
+    assert_eq!(report.cases.len(), 15);
 }
