@@ -7,6 +7,7 @@ mod libraries;
 mod limits;
 pub(crate) mod modules;
 mod platform;
+mod process;
 pub(crate) mod user;
 
 use gcos::hw::pci::{BindError, NamesError, Sysfs};

@@ -1,9 +1,8 @@
 //! Numbers of users.
 
-use std::process::{Command, Stdio};
-
 use gcos::hw::pci::Sysfs;
 
+use super::process;
 use crate::failure::Failure;
 
 /// Number of a user by name or number.
@@ -24,10 +23,7 @@ fn in_passwd(passwd: &str, user: &str) -> Option<u32> {
 
 /// Users of a directory service are known to the system's own tool, not to a static program.
 fn ask(user: &str) -> Option<u32> {
-    let mut command = Command::new("id");
-    command.args(["-u", "--", user]).stdin(Stdio::null()).stderr(Stdio::null());
-    let answer = command.output().ok().filter(|answer| answer.status.success())?;
-    String::from_utf8(answer.stdout).ok()?.trim().parse().ok()
+    process::run("id", &["-u", "--", user]).ok()?.trim().parse().ok()
 }
 
 #[cfg(test)]
