@@ -209,6 +209,8 @@ impl Controller {
         let place = self.place(qid, false, base, entries);
         let _ = self.doorbells.store_u32(place.doorbell, 0, Ordering::SeqCst);
         let sq = Arc::new(Sq::new(place, cq));
+        // A tail in memory that is not 0 yet is taken at its word.
+        sq.looked_at.store(self.shadow.is_used_by(qid.into()), Ordering::SeqCst);
         self.change_queues(|queues| put(&mut queues.sqs, qid, sq));
         Ok(0)
     }

@@ -39,6 +39,8 @@ fn an_idle_queue_is_looked_at_when_rung_and_says_so() {
         let (values, events) = configure(&mut host);
         let mut queue = host.queue(1, 4);
         let event = || events.load_u32(8, Ordering::SeqCst).unwrap();
+        // A new queue is looked at once.
+        host.idle(Duration::from_millis(20));
         for round in 1..=9 {
             let old = event();
             assert_eq!(old, (round - 1) % 4, "it wants to be rung for the next entry");
