@@ -130,6 +130,17 @@ fn a_name_that_cannot_be_one_changes_nothing() {
 }
 
 #[test]
+fn a_drive_that_the_driver_refuses_goes_back_and_gets_no_name() {
+    let machine = machine();
+    machine.write("sys/bus/pci/drivers/vfio-pci/refuses", "");
+    let _kernel = machine.live(usize::MAX);
+    let ran = gcos(&machine, &["bind", BDF, "--yes", "--as", NAME]).expect(2);
+    assert!(ran.err.contains("expected the driver vfio-pci after the probe"), "{}", ran.err);
+    assert!(machine.is_given_back(BDF));
+    assert_eq!(names(&machine), serde_json::json!({}));
+}
+
+#[test]
 fn a_group_is_handed_to_a_user_by_number_and_by_name() {
     let machine = machine();
     let _kernel = machine.live(usize::MAX);

@@ -138,7 +138,7 @@ impl Job<'_> {
     /// the serial number, and is gone afterwards.
     fn bind(&self, names: &mut Names, drive: &Drive) -> Result<(Value, String), Failure> {
         let address = drive.address;
-        let before = names.name_of(address).map(str::to_owned);
+        let known = self.args.name.as_ref().is_some_and(|name| names.get(name).is_some());
         if let Some(name) = &self.args.name {
             let earlier = names.record(name, address, drive.identity.clone())?;
             if let Some(earlier) = earlier {
@@ -148,10 +148,10 @@ impl Job<'_> {
         let change = match pci::bind(self.sysfs, address, self.together) {
             Ok(change) => change,
             Err(error) => {
-                if before.is_none()
-                    && let Err(second) = names.forget(address)
+                if let Some(name) = self.args.name.as_ref().filter(|_| !known)
+                    && let Err(second) = names.forget(name)
                 {
-                    tracing::warn!(%address, error = %second, "its name could not be forgotten");
+                    tracing::warn!(name, error = %second, "the name could not be forgotten");
                 }
                 return Err(error.into());
             }

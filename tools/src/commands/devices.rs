@@ -38,8 +38,7 @@ pub(crate) fn run(out: &Output) -> Result<Outcome, Failure> {
 }
 
 fn row(sysfs: &Sysfs, names: &Names, drive: Drive) -> Row {
-    // A name whose drive sits elsewhere now says nothing about this one.
-    let name = names.name_of(drive.address).filter(|name| names.resolve(name).is_ok());
+    let name = names.name_of(drive.address);
     let recorded = name.and_then(|name| names.get(name));
     let identity = match recorded {
         Some(recorded) => drive.identity.clone().or(&recorded.identity),

@@ -27,7 +27,7 @@ fn by_name(sysfs: &Sysfs, names: &mut Names, name: &str) -> Result<(Value, Strin
         Ok(address) => give_back(sysfs, names, address),
         // Whatever is at that address now is not the drive that is meant: it stays as it is.
         Err(NamesError::Gone { address, .. } | NamesError::Exchanged { address, .. }) => {
-            names.forget(address)?;
+            names.forget(name)?;
             let document = json!({
                 "address": address.to_string(), "forgotten": name, "changed": false, "driver": null,
             });
@@ -47,9 +47,10 @@ fn give_back(
     address: PciAddress,
 ) -> Result<(Value, String), Failure> {
     let change = pci::unbind(sysfs, address)?;
-    // A name of another drive, which was here before, stays.
-    let own = names.name_of(address).is_some_and(|name| names.resolve(name).is_ok());
-    let forgotten = if own { names.forget(address)? } else { None };
+    let forgotten = names.name_of(address).map(str::to_owned);
+    if let Some(name) = &forgotten {
+        names.forget(name)?;
+    }
     let driver = change.driver.as_deref();
     let mut text = match driver {
         Some(driver) => format!("{address} is back with the driver {driver}"),
