@@ -3,5 +3,9 @@
 #![cfg(feature = "qemu")]
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
+mod faults;
+mod life;
+mod pools;
+mod refusals;
 mod rig;
 mod suites;
