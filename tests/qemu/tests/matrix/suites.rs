@@ -72,7 +72,7 @@ fn shadow_doorbells_spare_writes_to_registers() {
     let doorbells = |shadow_doorbells| {
         let controller = open(&machine, Options { shadow_doorbells, ..options() });
         let buffer = controller.dma().alloc(4096).unwrap();
-        let read = |page| request(IoOp::Read, 8 * page, 8, vec![buffer.as_dma()]);
+        let read = |page: u64| request(IoOp::Read, 8 * page, 8, vec![buffer.as_dma()]);
         let mut rung = 0;
         for _ in 0..ROUNDS {
             let before = machine.functions()[0].doorbells();
