@@ -84,10 +84,10 @@ impl Container {
     }
 
     fn map_now(&self, iova: u64, memory: &SharedMemory) -> io::Result<()> {
+        let address = memory.address() as *mut u8;
         // SAFETY: the memory is reached through raw copies and atomics alone (`SharedMemory`), and
         // `state.mappings` keeps it until it has been unmapped.
-        let result =
-            unsafe { self.inner.vfio_dma_map(iova, memory.len(), memory.address() as *mut u8) };
+        let result = unsafe { self.inner.vfio_dma_map(iova, memory.len(), address) };
         result.map_err(os_error)
     }
 
