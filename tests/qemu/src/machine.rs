@@ -151,7 +151,6 @@ impl Machine {
     }
 
     /// Something that cuts the power from another thread.
-    #[must_use]
     pub fn killer(&self) -> impl Fn() + Send + 'static {
         let process = Arc::clone(&self.process);
         move || process.kill()

@@ -5,6 +5,7 @@
 //! nobody's model of one.
 #![cfg(feature = "qemu")]
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+#![expect(clippy::print_stdout, reason = "how many cuts there were is told")]
 
 use std::collections::HashMap;
 use std::env;
@@ -30,7 +31,9 @@ use tempfile::TempDir;
 
 const MIB: u64 = 1 << 20;
 const DRIVE_BYTES: u64 = 24 * MIB;
-const KEYS: u64 = 24;
+/// Clients at once, at most, and keys of each.
+const CLIENTS: u64 = 3;
+const KEYS: u64 = 8;
 
 /// Durable operations that were acknowledged, in all.
 static ACKNOWLEDGED: AtomicU64 = AtomicU64::new(0);
@@ -268,40 +271,69 @@ impl Pool {
         } else {
             machine.kill_after(rng.u64(1..600));
         }
-        let end = Instant::now() + Duration::from_secs(20);
-        while !machine.link().is_dead() {
-            if Instant::now() > end {
-                return Err("the power did not go".to_owned());
-            }
-            self.step(store, rng);
-        }
+        // Several clients have records in common frames.
+        let mut clients: Vec<_> = (0..rng.u64(1..=CLIENTS))
+            .map(|index| {
+                let keys = index * KEYS..(index + 1) * KEYS;
+                let mine = self.model.extract_if(|key, _| keys.contains(key)).collect();
+                Client { first: keys.start, model: mine, rng: rng.fork() }
+            })
+            .collect();
+        let results: Vec<_> = std::thread::scope(|scope| {
+            let spawn = |client| scope.spawn(|| Client::work(client, store, machine));
+            let threads: Vec<_> = clients.iter_mut().map(spawn).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        clients.into_iter().for_each(|client| self.model.extend(client.model));
+        results.into_iter().collect::<Result<Vec<()>, String>>()?;
         match store.stats().evicted {
             0 => Ok(()),
             evicted => Err(format!("{evicted} objects were evicted from a pool with room")),
         }
     }
+}
+
+/// One that puts and removes objects of its own keys.
+struct Client {
+    first: u64,
+    model: Model,
+    rng: Rng,
+}
+
+impl Client {
+    fn work(&mut self, store: &Store, machine: &Machine) -> Result<(), String> {
+        let end = Instant::now() + Duration::from_secs(20);
+        while !machine.link().is_dead() {
+            if Instant::now() > end {
+                return Err("the power did not go".to_owned());
+            }
+            self.step(store);
+        }
+        Ok(())
+    }
 
     /// One operation. Until it is acknowledged its key may read as before or as after.
-    fn step(&mut self, store: &Store, rng: &mut Rng) {
+    fn step(&mut self, store: &Store) {
+        let (rng, first) = (&mut self.rng, self.first);
         let if_exists = IfExists::Replace;
         let durability = if rng.u8(0..5) == 0 { Durability::Relaxed } else { Durability::Sync };
         let options = PutOptions { durability, if_exists, ..PutOptions::default() };
         let sync = durability == Durability::Sync;
         match rng.u8(0..10) {
             0..=6 => {
-                let (key, version) = (rng.u64(0..KEYS), rng.u64(..));
+                let (key, version) = (first + rng.u64(0..KEYS), rng.u64(..));
                 self.begin(key, Some(version));
                 let put = store.put(&key.to_le_bytes(), payload(version).as_slice(), &options);
                 self.end(key, Some(version), put.is_ok() && sync);
             }
             7 | 8 => {
-                let key = rng.u64(0..KEYS);
+                let key = first + rng.u64(0..KEYS);
                 self.begin(key, None);
                 let removed = store.remove(&key.to_le_bytes(), durability);
                 self.end(key, None, removed.is_ok_and(|removed| removed) && sync);
             }
             _ => {
-                let first = rng.u64(0..KEYS - 4);
+                let first = first + rng.u64(0..=KEYS - 4);
                 let items: Vec<_> = (first..first + 4)
                     .map(|key| (key, rng.u64(..)))
                     .map(|(key, version)| (key, key.to_le_bytes(), version, payload(version)))
