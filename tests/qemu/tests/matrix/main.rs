@@ -1,7 +1,7 @@
 //! The driver and the store against QEMU's NVMe controller, over qtest: another implementation of the
 //! specification than our own, in as many shapes as it offers.
 #![cfg(feature = "qemu")]
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod faults;
 mod life;
