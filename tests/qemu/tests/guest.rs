@@ -58,7 +58,7 @@ fn a_drive_that_is_pulled_out_at_work_ends_every_command_and_comes_back() {
 
 #[test]
 fn the_driver_is_measured_beside_a_bare_loop() {
-    let report = passed(Boot::of("bench").drive(Drive::null(256 * MIB)).run());
+    let report = passed(Boot::of("bench").alone().drive(Drive::null(256 * MIB)).run());
     assert_eq!(report.cases.len(), 9);
 }
 

@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -26,9 +26,25 @@ const TICK: Duration = Duration::from_millis(20);
 /// How long a controller that was unplugged may take to be gone from QEMU.
 const PLUG: Duration = Duration::from_secs(10);
 
-/// One guest at a time: emulation takes every processor that a small machine has, and the deadlines
-/// in the guest are by its clock.
-static ONE: Mutex<()> = Mutex::new(());
+/// As many guests at a time as there are test threads, but for those that want to be alone.
+static TURNS: RwLock<()> = RwLock::new(());
+
+/// A guest's place among them, held until it has ended.
+#[derive(Debug)]
+enum Turn {
+    Alone { _guard: RwLockWriteGuard<'static, ()> },
+    Shared { _guard: RwLockReadGuard<'static, ()> },
+}
+
+impl Turn {
+    fn wait(alone: bool) -> Self {
+        // A test that failed has poisoned nothing.
+        match alone {
+            true => Self::Alone { _guard: TURNS.write().unwrap_or_else(PoisonError::into_inner) },
+            false => Self::Shared { _guard: TURNS.read().unwrap_or_else(PoisonError::into_inner) },
+        }
+    }
+}
 
 /// A boot to be made.
 #[derive(Debug, Clone)]
@@ -37,6 +53,7 @@ pub struct Boot {
     drives: Vec<Drive>,
     peers: usize,
     deadline: Duration,
+    alone: bool,
 }
 
 impl Boot {
@@ -44,7 +61,7 @@ impl Boot {
     #[must_use]
     pub fn of(scenario: &str) -> Self {
         let deadline = Duration::from_secs(120);
-        Self { scenario: scenario.to_owned(), drives: Vec::new(), peers: 0, deadline }
+        Self { scenario: scenario.to_owned(), drives: Vec::new(), peers: 0, deadline, alone: false }
     }
 
     /// Adds a controller. The first has the first PCI address.
@@ -61,6 +78,13 @@ impl Boot {
         self
     }
 
+    /// Without other guests of this process beside it: for figures.
+    #[must_use]
+    pub fn alone(mut self) -> Self {
+        self.alone = true;
+        self
+    }
+
     /// The longest time from start to power-off; two minutes if not said.
     #[must_use]
     pub fn deadline(mut self, deadline: Duration) -> Self {
@@ -68,12 +92,12 @@ impl Boot {
         self
     }
 
-    /// Starts QEMU. Waits for other guests of this process to end first.
+    /// Starts QEMU, when it is its turn.
     ///
     /// # Errors
     /// A message that says what is missing.
     pub fn start(&self) -> Result<Guest, String> {
-        let turn = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+        let turn = Turn::wait(self.alone);
         let folder = tempfile::tempdir().map_err(|e| format!("a folder for the guest: {e}"))?;
         let peers = (0..self.peers).map(|_| peer_memory()).collect::<Result<Vec<_>, _>>()?;
         let console = format!("file:{}", folder.path().join(CONSOLE).display());
@@ -180,7 +204,7 @@ pub struct Guest {
     boot: Boot,
     started: Instant,
     plugs: usize,
-    _turn: MutexGuard<'static, ()>,
+    _turn: Turn,
 }
 
 impl Guest {
@@ -266,6 +290,7 @@ impl Guest {
         while !self.ended()? {
             thread::sleep(TICK);
         }
+        let status = self.child.wait().map_err(|error| format!("waiting for QEMU: {error}"))?;
         let report = Report::parse(&self.text(REPORT));
         let kernel = self.text(KERNEL);
         let mut faults = report.faults(may_lack);
@@ -273,7 +298,7 @@ impl Guest {
         if kernel.lines().next_back().map(str::trim_end) != Some("end") {
             // A kernel that ended early says why on its console.
             faults.extend(kernel_complaints(&self.text(CONSOLE)));
-            faults.push("the guest did not power off in order".to_owned());
+            faults.push(format!("the guest did not power off in order; QEMU: {status}"));
         }
         match faults.is_empty() {
             true => Ok(report),
