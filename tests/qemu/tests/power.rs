@@ -411,6 +411,38 @@ fn acknowledged_puts_survive_the_second_half_of_the_power_cuts() {
 }
 
 #[test]
+fn the_images_lose_what_was_not_flushed_and_keep_what_was() {
+    let mut rng = Rng::with_seed(4);
+    let pool = Pool::new(&mut rng, Between::Force);
+    let deadline = Duration::from_secs(10);
+    // Two blocks in the middle of the data zone, where an empty pool has nothing.
+    let places = [(12 * MIB, 0x11), (13 * MIB, 0x22)];
+    let machine = pool.machine();
+    let engine = &pool.engines(&machine).unwrap()[0];
+    assert!(engine.geometry().volatile_cache);
+    for (offset, byte) in places {
+        let buffer = engine.dma().alloc(4096).unwrap();
+        buffer.as_dma().fill(0, 4096, byte).unwrap();
+        engine.run(Request::write(offset, buffer.as_dma(), false, deadline)).unwrap();
+        if byte == 0x11 {
+            engine.run(Request::flush(deadline)).unwrap();
+        }
+    }
+    machine.kill();
+    drop(machine);
+    let machine = pool.machine();
+    let engine = &pool.engines(&machine).unwrap()[0];
+    let found = places.map(|(offset, _)| {
+        let buffer = engine.dma().alloc(4096).unwrap();
+        engine.run(Request::read(offset, buffer.as_dma(), deadline)).unwrap();
+        let mut bytes = [0xEE];
+        buffer.as_dma().read(100, &mut bytes).unwrap();
+        bytes[0]
+    });
+    assert_eq!(found, [0x11, 0]);
+}
+
+#[test]
 fn a_drive_that_lies_about_flushes_is_caught_so_the_power_cuts_bite() {
     let caught = cut(3, 40, Between::Lie).unwrap_err();
     println!("{caught}");
