@@ -82,6 +82,14 @@ impl Core {
         pair.try_reap(&self.device, &self.counters, &self.bounces);
     }
 
+    /// The same, after another thread that is doing so.
+    pub(crate) fn reap_after_others(&self, pair: &QueuePair) {
+        let mut inner = pair.lock();
+        if inner.open {
+            pair.reap(&mut inner, &self.device, &self.counters, &self.bounces);
+        }
+    }
+
     /// Stops the controller and creates the admin queues.
     pub(crate) fn start_admin(&self) -> Result<(), NvmeError> {
         match self.device.disable() {
