@@ -93,7 +93,9 @@ impl Controller {
             let command = AdminCommand::Abort { sqid: pair.qid, cid };
             match self.core.path().run(command, 0, None, left) {
                 Ok(_) => {}
-                Err(AdminError::Ended(error)) => tracing::debug!(%error, "abort was refused"),
+                Err(AdminError::Ended(error) | AdminError::Closed(error)) => {
+                    tracing::debug!(%error, "abort was refused");
+                }
                 Err(AdminError::Hung(_)) => return,
             }
         }
