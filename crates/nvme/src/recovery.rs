@@ -148,7 +148,9 @@ impl Controller {
     fn come_back(&self) {
         let result = self
             .core
-            .start_admin()
+            .device
+            .check_same()
+            .and_then(|()| self.core.start_admin())
             .and_then(|()| self.core.check_same(&self.facts, self.options.admin_timeout))
             .and_then(|()| self.core.start_io(&self.options, &self.facts.identity));
         match result {

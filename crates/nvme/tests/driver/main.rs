@@ -3,6 +3,7 @@
 
 mod bring_up;
 mod common;
+mod hostile;
 mod interrupts;
 mod io;
 mod namespaces;
