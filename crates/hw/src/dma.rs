@@ -8,6 +8,9 @@ use parking_lot::Mutex;
 
 use crate::{HwError, OutOfBounds, PAGE_BYTES, SharedMemory};
 
+/// Large page of IOMMUs on x86-64 and aarch64, in bytes.
+const LARGE_PAGE_BYTES: usize = 2 << 20;
+
 /// Makes memory reachable by devices at an I/O virtual address.
 ///
 /// Implemented by the software controller's IOVA table and by VFIO containers. Several controllers
@@ -157,18 +160,33 @@ impl DmaSpace {
         }
     }
 
-    /// First fit, with an unmapped page behind each mapping so that an overrun faults.
+    /// First fit, with an unmapped page behind each mapping so that an overrun faults. Large memory
+    /// begins at a multiple of 2 MiB where there is room, so that the IOMMU can use large pages for it.
     fn take_iova(&self, len: usize) -> Result<u64, HwError> {
         let need = len.saturating_add(PAGE_BYTES) as u64;
         let free = &mut self.addresses.lock().free;
-        let found =
-            free.iter().find(|&(_, &size)| size >= need).map(|(&start, &size)| (start, size));
-        let Some((start, size)) = found else { return Err(HwError::IovaExhausted { len }) };
+        let alignments = if len >= LARGE_PAGE_BYTES {
+            [LARGE_PAGE_BYTES as u64, PAGE_BYTES as u64].as_slice()
+        } else {
+            &[PAGE_BYTES as u64]
+        };
+        let fit = |alignment: u64| {
+            free.iter().find_map(|(&start, &size)| {
+                let at = start.checked_next_multiple_of(alignment)?;
+                let end = at.checked_add(need)?;
+                (end - start <= size).then_some((start, size, at, end))
+            })
+        };
+        let Some((start, size, at, end)) = alignments.iter().find_map(|&n| fit(n)) else {
+            return Err(HwError::IovaExhausted { len });
+        };
         free.remove(&start);
-        if size > need {
-            free.insert(start + need, size - need);
+        for (from, to) in [(start, at), (end, start + size)] {
+            if from < to {
+                free.insert(from, to - from);
+            }
         }
-        Ok(start)
+        Ok(at)
     }
 
     fn give_iova(&self, iova: u64, len: usize) {
@@ -312,7 +330,7 @@ impl DmaSlice {
     /// The memory below and this slice's offset in it.
     #[must_use]
     #[inline]
-    pub fn memory(&self) -> (&Arc<SharedMemory>, usize) {
+    pub fn memory(&self) -> (&SharedMemory, usize) {
         (&self.region.memory, self.offset)
     }
 
@@ -496,6 +514,24 @@ mod tests {
         let free = BTreeMap::from([(0x10_0000, 0x1000), (0x10_2000, 0xe000)]);
         assert_eq!(space.addresses.lock().free, free);
         assert_eq!(space.alloc(PAGE_BYTES).unwrap().as_dma().iova(), 0x10_2000);
+    }
+
+    #[test]
+    fn large_memory_begins_at_large_pages_while_there_is_room() {
+        let table = Arc::new(Table::default());
+        let usable = 0x10_0000..0x90_0000;
+        let space = DmaSpace::new(table.clone(), std::slice::from_ref(&usable)).unwrap();
+        let start = |buffer: &DmaBuffer| buffer.as_dma().iova();
+        let small = space.alloc(100).unwrap();
+        let large = space.alloc(LARGE_PAGE_BYTES).unwrap();
+        let next = space.alloc(100).unwrap();
+        let other = space.alloc(LARGE_PAGE_BYTES).unwrap();
+        // No room at a large page any more.
+        let last = space.alloc(LARGE_PAGE_BYTES).unwrap();
+        let starts = [&small, &large, &next, &other, &last].map(start);
+        assert_eq!(starts, [0x10_0000, 0x20_0000, 0x10_2000, 0x60_0000, 0x40_1000]);
+        drop((small, large, next, other, last));
+        assert_eq!(space.addresses.lock().free, BTreeMap::from([(0x10_0000, 0x80_0000)]));
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use super::container::Container;
+use super::error::GET_DEVICE_FD;
 use super::{VfioError, cure, ioctl};
 use crate::SharedMemory;
 use crate::pci::PciAddress;
@@ -141,13 +142,7 @@ impl Group {
         let opened = ioctl::retried(libc::EAGAIN, LOCKED, open);
         opened.map_err(|source| {
             let cure = cure::device(&source, device);
-            VfioError::Call {
-                device,
-                group: self.id,
-                what: "VFIO_GROUP_GET_DEVICE_FD",
-                cure,
-                source,
-            }
+            VfioError::Call { device, group: self.id, what: GET_DEVICE_FD, cure, source }
         })
     }
 }
