@@ -23,6 +23,9 @@ pub(crate) const CHECK_INTERVAL: Duration = Duration::from_millis(10);
 /// Why a controller is gone that answers like that.
 pub(crate) const ALL_ONES: &str = "it was removed: registers read as all ones";
 
+/// The same for one that is not enabled although it was told to be.
+const NOT_KEPT: &str = "its registers do not keep what is written; was it removed?";
+
 /// CC.CSS that selects every I/O command set, for controllers that offer nothing else.
 const ALL_COMMAND_SETS: u8 = 6;
 
@@ -151,13 +154,20 @@ impl Device {
         }
     }
 
+    /// Whether a controller that was told CC.EN = 1 no longer has it: it was taken away and reads as
+    /// zeros, or somebody else has reset it.
+    fn is_cleared(&self, csts: Csts) -> bool {
+        csts.0 == 0 && !self.cc().en()
+    }
+
     /// Resets the controller by clearing CC.EN (Base, section 3.7.2).
     pub(crate) fn disable(&self) -> Disabled {
         let timeout = self.ready_timeout();
         let cc = self.cc();
         if cc.en() {
             // EN must not fall while a rising EN is still being answered (Base, Figure 46).
-            let settled = |csts: Csts| csts.rdy() || csts.cfs() || csts.is_removed();
+            let settled =
+                |csts: Csts| csts.rdy() || csts.cfs() || csts.is_removed() || self.is_cleared(csts);
             let _ = self.wait_csts(timeout, settled);
             self.set_cc(cc.with_en(false).with_shutdown(ShutdownNotification::None));
         }
@@ -179,17 +189,13 @@ impl Device {
         let css = if self.cap.nvm_command_set() { 0 } else { ALL_COMMAND_SETS };
         let cc = Cc::default().with_css(css).with_iosqes(6).with_iocqes(4).with_en(true);
         self.set_cc(cc);
-        if !self.cc().en() && !self.csts().cfs() {
-            return Err(gone(
-                &self.name,
-                "its registers do not keep what is written; was it removed?",
-            ));
-        }
         let waited = self.ready_timeout();
         let what = "becoming ready (CSTS.RDY = 1)";
-        match self.wait_csts(waited, |csts| csts.rdy() || csts.cfs()) {
+        let done = |csts: Csts| csts.rdy() || csts.cfs() || self.is_cleared(csts);
+        match self.wait_csts(waited, done) {
             Ok(csts) if csts.is_removed() => Err(gone(&self.name, "it was removed")),
-            Ok(csts) if !csts.cfs() => Ok(()),
+            Ok(csts) if csts.rdy() && !csts.cfs() => Ok(()),
+            Ok(csts) if !csts.cfs() => Err(gone(&self.name, NOT_KEPT)),
             Ok(csts) | Err(csts) => Err(self.not_ready(what, waited, csts)),
         }
     }
@@ -202,8 +208,10 @@ impl Device {
         }
         self.set_cc(cc.with_shutdown(ShutdownNotification::Normal));
         let complete = |csts: Csts| csts.shutdown() == ShutdownStatus::Complete;
-        match self.wait_csts(timeout, |csts| csts.is_removed() || complete(csts)) {
+        let done = |csts: Csts| csts.is_removed() || complete(csts) || self.is_cleared(csts);
+        match self.wait_csts(timeout, done) {
             Ok(csts) if csts.is_removed() => Err(gone(&self.name, "it was removed")),
+            Ok(csts) if !complete(csts) => Err(gone(&self.name, NOT_KEPT)),
             Ok(_) => Ok(()),
             Err(csts) => {
                 let what = "completing the shutdown (CSTS.SHST = 10b)";

@@ -1,15 +1,17 @@
 //! Functions that the platform takes away in the middle of everything: registers that read as all ones
 //! from one moment on, or as zeros, and interrupts that are all signalled.
 
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::common::{alloc, options, read, request, threaded};
-use gcos_emulator::{Action, Emulator, Rule};
-use gcos_hw::{DmaSpace, EventFd, Function, HwError};
-use gcos_nvme::{Completion, Controller, ErrorKind, IoOp, Options};
+use crate::common::{alloc, config, options, pattern, read, request, threaded, write};
+use gcos_emulator::{Action, Config, Emulator, Rule, Run};
+use gcos_hw::{DmaSpace, EventFd, Function, HwError, SharedMemory};
+use gcos_nvme::{
+    Cmb, Completion, Controller, ErrorKind, IoOp, NvmeError, Options, ShadowDoorbells,
+};
 
 /// Longest time from the removal until everybody knows.
 const PROMPT: Duration = Duration::from_secs(2);
@@ -27,9 +29,28 @@ struct Lent {
     inner: Arc<dyn Function>,
     reads: AtomicU8,
     events: Mutex<Vec<Arc<EventFd>>>,
+    /// Taken away at this register access from now on, and what it reads as then.
+    at_access: AtomicU64,
+    then: Reads,
 }
 
 impl Lent {
+    fn new(inner: Arc<dyn Function>, at_access: u64, then: Reads) -> Arc<Self> {
+        Arc::new(Self {
+            inner,
+            reads: AtomicU8::new(Reads::Registers as u8),
+            events: Mutex::default(),
+            at_access: AtomicU64::new(at_access),
+            then,
+        })
+    }
+
+    fn access(&self) {
+        if self.at_access.fetch_sub(1, Ordering::SeqCst) == 1 {
+            self.take_away(self.then);
+        }
+    }
+
     fn take_away(&self, reads: Reads) {
         self.reads.store(reads as u8, Ordering::SeqCst);
         self.events.lock().unwrap().iter().for_each(|event| event.signal());
@@ -49,17 +70,21 @@ impl Function for Lent {
         "lent"
     }
     fn read32(&self, offset: usize) -> u32 {
+        self.access();
         self.gone().map_or_else(|| self.inner.read32(offset), |all| all as u32)
     }
     fn read64(&self, offset: usize) -> u64 {
+        self.access();
         self.gone().unwrap_or_else(|| self.inner.read64(offset))
     }
     fn write32(&self, offset: usize, value: u32) {
+        self.access();
         if self.gone().is_none() {
             self.inner.write32(offset, value);
         }
     }
     fn write64(&self, offset: usize, value: u64) {
+        self.access();
         if self.gone().is_none() {
             self.inner.write64(offset, value);
         }
@@ -77,6 +102,9 @@ impl Function for Lent {
         let event = self.inner.interrupt(vector)?;
         self.events.lock().unwrap().push(Arc::clone(&event));
         Ok(event)
+    }
+    fn bar(&self, index: u8) -> Result<Arc<SharedMemory>, HwError> {
+        self.inner.bar(index)
     }
     fn now(&self) -> Duration {
         self.inner.now()
@@ -97,11 +125,7 @@ struct Bed {
 /// A controller that answers nothing but the bring-up: I/O and log pages hang.
 fn bed(completion: Completion) -> Bed {
     let emulator = Emulator::new(threaded(4096)).unwrap();
-    let function = Arc::new(Lent {
-        inner: emulator.function(),
-        reads: AtomicU8::new(Reads::Registers as u8),
-        events: Mutex::default(),
-    });
+    let function = Lent::new(emulator.function(), u64::MAX, Reads::Ones);
     let mapped = emulator.space().table.len();
     let options = Options { io_queue_pairs: 2, completion, ..options() };
     let controller = Controller::open(function.clone(), options).unwrap();
@@ -194,5 +218,62 @@ fn a_function_that_reads_as_zeros_or_ones_is_not_opened() {
         let error = Controller::open(function, options()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Gone, "{error}");
         assert!(error.to_string().contains("removed"), "{error}");
+    }
+}
+
+/// A whole life of a controller, up to the first error.
+fn live(function: &Arc<Lent>, options: Options) -> Result<(), NvmeError> {
+    let controller = Controller::open(function.clone(), options)?;
+    for round in 0..2 {
+        for lba in 0..4 {
+            write(&controller, lba, &pattern(lba, round, 4096))?;
+            assert!(read(&controller, lba, 4096)? == pattern(lba, round, 4096));
+        }
+        controller.smart_log()?;
+        controller.reset()?;
+    }
+    controller.shutdown(None)
+}
+
+#[test]
+fn a_function_may_be_taken_away_at_any_access_to_its_registers() {
+    let plain = Options { io_queue_pairs: 2, ..options() };
+    let fancy = Options {
+        cmb: Cmb::SubmissionQueues,
+        shadow_doorbells: ShadowDoorbells::On,
+        ..plain.clone()
+    };
+    for options in [plain, fancy] {
+        for then in [Reads::Ones, Reads::Zeros] {
+            let mut at = 1;
+            loop {
+                let config = Config {
+                    cmb_bytes: 64 << 10,
+                    shadow_doorbells: true,
+                    run: Run::Stepped { seed: at },
+                    ..config(4096)
+                };
+                let emulator = Emulator::new(config).unwrap();
+                let mapped = emulator.space().table.len();
+                let function = Lent::new(emulator.function(), at, then);
+                let ended = live(&function, options.clone());
+                if function.gone().is_none() {
+                    ended.unwrap();
+                    break;
+                }
+                // The last accesses of all matter to nobody.
+                if let Err(error) = ended {
+                    let kind = error.kind();
+                    let expected = [ErrorKind::Gone, ErrorKind::Timeout, ErrorKind::Unsupported];
+                    assert!(expected.contains(&kind), "access {at}, {then:?}: {error}");
+                }
+                assert!(function.now() < Duration::from_secs(5), "access {at}, {then:?}");
+                // The buffer itself is mapped for as long as nobody can hide it.
+                let left = emulator.space().table.len() - mapped;
+                assert!(left <= usize::from(options.cmb != Cmb::Off), "access {at}, {then:?}");
+                at += 1;
+            }
+            assert!(at > 50, "{at} accesses");
+        }
     }
 }
