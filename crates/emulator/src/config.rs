@@ -41,10 +41,12 @@ pub enum Oddity {
     Metadata(u16),
 }
 
+type ChangeIdentify = dyn Fn(Cns, u32, &mut IdentifyData) + Send + Sync;
+
 /// Changes what Identify answers, before it is sent: the structure asked for, the NSID asked with, and
 /// the answer. For controllers that lie, and for those that change.
 #[derive(Clone)]
-pub struct IdentifyHook(Arc<dyn Fn(Cns, u32, &mut IdentifyData) + Send + Sync>);
+pub struct IdentifyHook(Arc<ChangeIdentify>);
 
 impl IdentifyHook {
     /// A hook that calls `change`, on the controller's own thread.

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::common::{SECOND, config, open, options, pattern, read, refused, threaded, write};
-use gcos_emulator::{Config, Emulator, IdentifyHook, Run};
+use gcos_emulator::{Action, Config, Emulator, IdentifyHook, Rule, Run, WriteCacheConfig};
 use gcos_hw::{DmaSpace, EventFd, Function, HwError, SharedMemory};
 use gcos_layout::nvme::{
     Cap, Cmbmsc, Cns, Crto, IdentifyController, IdentifyData, IdentifyNamespace, LbaFormat,
@@ -271,6 +271,26 @@ fn a_write_cache_that_appears_during_a_reset_keeps_the_queues_closed() {
     cache.store(1, Ordering::SeqCst);
     let error = controller.reset().unwrap_err();
     assert!(error.to_string().contains("its abilities changed"), "{error}");
+}
+
+#[test]
+fn a_write_cache_that_is_enabled_after_a_reset_only_keeps_the_queues_closed() {
+    // Get Features says 0 once: disabled.
+    let disabled_once = |after| {
+        let mut config = Config { write_cache: Some(WriteCacheConfig::default()), ..config(4096) };
+        config.faults.rules = vec![Rule::admin(Action::Lie).opcode(0x0A).after(after).times(1)];
+        config
+    };
+    let (_emulator, controller) = open(disabled_once(0), options());
+    assert!(!controller.volatile_cache());
+    let error = controller.reset().unwrap_err();
+    assert!(error.to_string().contains("write cache is enabled after a reset"), "{error}");
+    // The other way round nothing is lost.
+    let (_emulator, controller) = open(disabled_once(1), options());
+    assert!(controller.volatile_cache());
+    controller.reset().unwrap();
+    assert!(!controller.volatile_cache());
+    assert!(controller.reset().is_err());
 }
 
 #[test]
