@@ -56,14 +56,7 @@ const EDGES: &[Edges] = &[
     // Test suites: programs, nothing depends on them.
     Edges {
         from: "gcos-hardware-tests",
-        normal: &[
-            "gcos-check",
-            "gcos-engine",
-            "gcos-hw",
-            "gcos-layout",
-            "gcos-nvme",
-            "gcos-store",
-        ],
+        normal: &["gcos-check", "gcos-engine", "gcos-hw", "gcos-layout", "gcos-nvme", "gcos-store"],
         dev: &["gcos-emulator"],
     },
     Edges {

@@ -22,35 +22,39 @@ pub(super) fn drive(
     platform: &Platform,
     create: bool,
 ) -> Result<Arc<dyn Engine>, OpenError> {
-    let function = match platform {
-        Platform::Vfio(space) => real(path, kind, space)?,
+    match platform {
+        Platform::Vfio(space) => real(config, path, kind, space),
         Platform::Emulated(space) => {
             let medium = medium(config, kind, create)?;
-            emulator(config, index, path, medium, space)
-                .map_err(|source| OpenError::Emulator { path: path.to_owned(), source })?
+            let function = emulator(config, index, path, medium, space)
+                .map_err(|source| OpenError::Emulator { path: path.to_owned(), source })?;
+            engine(config, path, function, None)
         }
-    };
-    engine(config, path, function)
+    }
 }
 
 /// A drive behind VFIO, by its address or by the name that was recorded for it.
 fn real(
+    config: &Config,
     path: &str,
     kind: &PathKind,
     space: &Arc<VfioSpace>,
-) -> Result<Arc<dyn Function>, OpenError> {
-    let address = match kind {
-        PathKind::Pci(address) => *address,
+) -> Result<Arc<dyn Engine>, OpenError> {
+    let (address, serial) = match kind {
+        PathKind::Pci(address) => (*address, None),
         _ => resolve(path).map_err(|source| OpenError::Name { path: path.to_owned(), source })?,
     };
     match space.function(address) {
-        Ok(function) => Ok(function),
+        Ok(function) => engine(config, path, function, serial.as_deref()),
         Err(source) => Err(OpenError::Vfio { path: path.to_owned(), source }),
     }
 }
 
-fn resolve(name: &str) -> Result<PciAddress, NamesError> {
-    Names::load(&Sysfs::from_env())?.resolve(name)
+/// Where the drive of a name is, and the serial number that was recorded with it.
+fn resolve(name: &str) -> Result<(PciAddress, Option<String>), NamesError> {
+    let names = Names::load(&Sysfs::from_env())?;
+    let address = names.resolve(name)?;
+    Ok((address, names.get(name).and_then(|named| named.identity.serial.clone())))
 }
 
 fn medium(config: &Config, kind: &PathKind, create: bool) -> Result<Arc<Medium>, OpenError> {
@@ -105,6 +109,7 @@ fn engine(
     config: &Config,
     path: &str,
     function: Arc<dyn Function>,
+    serial: Option<&str>,
 ) -> Result<Arc<dyn Engine>, OpenError> {
     let fail = |source: NvmeError| OpenError::Controller {
         path: path.to_owned(),
@@ -118,8 +123,21 @@ fn engine(
         ..Options::default()
     };
     let controller = Controller::open(function, options).map_err(fail)?;
+    check_serial(path, serial, &controller.identity().serial)?;
     let nsid = namespace(config, path, controller.namespaces())?;
     Ok(Arc::new(HostQueueEngine::new(controller, nsid).map_err(fail)?))
+}
+
+/// Two drives of one model cannot be told apart before they are asked.
+fn check_serial(path: &str, recorded: Option<&str>, found: &str) -> Result<(), OpenError> {
+    match recorded {
+        Some(recorded) if recorded.trim() != found.trim() => Err(OpenError::Exchanged {
+            path: path.to_owned(),
+            recorded: recorded.trim().to_owned(),
+            found: found.trim().to_owned(),
+        }),
+        _ => Ok(()),
+    }
 }
 
 /// The first active namespace within `disk.namespace_number` that has blocks of `disk.block_size`.
@@ -137,4 +155,22 @@ fn namespace(
         active.iter().map(|n| format!("id {} with blocks of {}", n.nsid, n.lba_bytes)).collect();
     let found = format!("it has {}", if list.is_empty() { "none".into() } else { list.join(", ") });
     Err(OpenError::BlockSize { path: path.to_owned(), namespaces, expected, found })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_drive_with_another_serial_number_than_recorded_is_refused_by_name() {
+        check_serial("/dev/libnvm0", None, "S1").unwrap();
+        check_serial("/dev/libnvm0", Some("S1  "), "S1").unwrap();
+        let error = check_serial("/dev/libnvm0", Some("S1"), "S2").unwrap_err();
+        assert!(error.is_missing_drive());
+        let text = error.to_string();
+        assert!(
+            text.contains("/dev/libnvm0") && text.contains("S1") && text.contains("S2"),
+            "{text}"
+        );
+    }
 }

@@ -31,6 +31,20 @@ pub enum OpenError {
         #[source]
         source: NamesError,
     },
+    /// The name leads to another drive than it was recorded for.
+    #[error(
+        "{path} was recorded for the drive with serial number {recorded}, and {found} is there now: \
+         the bus has been renumbered or the drive exchanged; `gcos devices` lists the drives, and \
+         `gcos bind ADDRESS --as {path}` records the name anew"
+    )]
+    Exchanged {
+        /// The entry.
+        path: String,
+        /// Serial number that was recorded.
+        recorded: String,
+        /// Serial number that the drive states.
+        found: String,
+    },
     /// Real and software drives in one pool.
     #[error(
         "{real} is a real drive and {software} is emulated; the drives of a pool share one address \
@@ -151,6 +165,7 @@ impl OpenError {
                 matches!(source, NamesError::Gone { .. } | NamesError::Exchanged { .. })
             }
             OpenError::NoImage { .. }
+            | OpenError::Exchanged { .. }
             | OpenError::Short { .. }
             | OpenError::Emulator { .. }
             | OpenError::Controller { .. }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+use gcos::hw::pci::{NAME_PREFIX, PciAddress};
 
 use crate::key::Key;
 
@@ -23,6 +24,11 @@ Examples:
   gcos put model/layer0 kv.bin             store a file
   gcos get model/layer0 -o back.bin        and get it back, verified
   gcos fsck --data                         read and check everything
+
+With a real drive (docs/hardware.md):
+  gcos doctor                              what this machine lacks
+  gcos devices                             which drives could be used
+  sudo gcos bind 0000:c1:00.0 --as /dev/libnvm0 --user $USER
 
 The configuration is --config FILE, else $GCOS_CONFIG, else ./gcos.json.";
 
@@ -79,6 +85,14 @@ pub(crate) enum Command {
     Rm(RmArgs),
     /// Look at the configuration
     Config(ConfigArgs),
+    /// List NVMe drives: who uses them, and which are fit for GCOS
+    Devices(DevicesArgs),
+    /// Take drives from the kernel, for the driver of GCOS
+    Bind(BindArgs),
+    /// Give drives back to the kernel
+    Unbind(UnbindArgs),
+    /// Look at the machine: what the driver of GCOS needs, what is missing, and the cure
+    Doctor(DoctorArgs),
     /// Run a KV-cache trace against the pool and verify every byte
     Replay(ReplayArgs),
     /// Measure a path beside its own ceiling
@@ -236,6 +250,83 @@ pub(crate) struct ConfigArgs {
 pub(crate) enum ConfigCommand {
     /// Read the configuration and list everything that is wrong with it
     Check,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Root sees more: whether somebody has claimed a drive, the serial numbers of drives that are bound,
+and which process holds one.
+
+Example: gcos devices --json")]
+pub(crate) struct DevicesArgs {}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Binding takes a drive away from the kernel: its block devices vanish until `gcos unbind`. No data on
+it is read or erased. A drive that is mounted, swap space, part of a volume or open is refused. Doing
+it twice does no harm. The binding is lost at a reboot, names are kept: `gcos bind --all`.
+
+Examples:
+  gcos bind 0000:c1:00.0 --as /dev/libnvm0 --user kv
+  gcos bind 0000:c1:00.0 0000:c2:00.0          two drives of one IOMMU group
+  gcos bind --all --yes --user kv              after a reboot
+
+Exit code 1: with --all, some drives could not be bound.")]
+pub(crate) struct BindArgs {
+    /// PCI addresses, or recorded names
+    #[arg(value_name = "DRIVE", required_unless_present = "all", conflicts_with = "all")]
+    pub(crate) drives: Vec<DriveArg>,
+    /// Every drive that has a name
+    #[arg(long, conflicts_with = "name")]
+    pub(crate) all: bool,
+    /// Name that the drive keeps, for disk.paths: /dev/libnvm and a number or word
+    #[arg(long = "as", value_name = "NAME")]
+    pub(crate) name: Option<String>,
+    /// User (name or number) that may drive it, without being root
+    #[arg(long, value_name = "USER")]
+    pub(crate) user: Option<String>,
+    /// Do not ask
+    #[arg(long, short)]
+    pub(crate) yes: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The drive goes back to the kernel's NVMe driver, and its name is forgotten. A drive that a process
+still uses is refused.
+
+Example: gcos unbind /dev/libnvm0")]
+pub(crate) struct UnbindArgs {
+    /// PCI addresses, or recorded names
+    #[arg(value_name = "DRIVE", required = true)]
+    pub(crate) drives: Vec<DriveArg>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Exit code 0: the driver of GCOS can be used here. 1: something that it needs is missing. What is
+optional (GPU, cuFile, io_uring) never makes it 1.
+
+Example: gcos doctor --json")]
+pub(crate) struct DoctorArgs {}
+
+/// A drive as it is typed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum DriveArg {
+    Address(PciAddress),
+    Name(String),
+}
+
+impl std::str::FromStr for DriveArg {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text.starts_with(NAME_PREFIX) {
+            return Ok(Self::Name(text.to_owned()));
+        }
+        let error = |error| format!("{error}, or a recorded name, such as {NAME_PREFIX}0");
+        text.parse().map(Self::Address).map_err(error)
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -11,6 +11,7 @@ mod pattern;
 mod pool;
 mod quickstart;
 mod replay;
+mod setup;
 mod staged_file;
 
 use std::process::ExitCode;
@@ -50,6 +51,10 @@ fn run(cli: Cli, out: &Output) -> Result<Outcome, Failure> {
         Command::Stat(args) => commands::stat::run(&globals, &args, out),
         Command::Rm(args) => commands::remove::run(&globals, &args, out),
         Command::Config(args) => commands::config::run(&globals, &args, out),
+        Command::Devices(_) => commands::devices::run(out),
+        Command::Bind(args) => commands::bind::run(&args, out),
+        Command::Unbind(args) => commands::unbind::run(&args, out),
+        Command::Doctor(_) => commands::doctor::run(out),
         Command::Replay(args) => replay::run(&globals, &args, out),
         Command::Bench(args) => bench::run(&args, out),
         Command::Completions(args) => commands::shell::completions(&args, out),

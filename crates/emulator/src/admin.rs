@@ -88,6 +88,9 @@ impl Controller {
             AdminCommand::FormatNvm { lbaf, secure_erase } => {
                 self.format(command.sqe.nsid(), lbaf, secure_erase)
             }
+            AdminCommand::DoorbellBufferConfig => {
+                self.configure_doorbells(base, command.sqe.prp2())
+            }
             AdminCommand::AsyncEventRequest => Err(Status::INTERNAL_ERROR),
         }
     }
@@ -124,9 +127,9 @@ impl Controller {
         let limits = &self.limits;
         let mdts = if limits.mdts == 0 { 0 } else { (limits.mdts / 4096).trailing_zeros() as u8 };
         let oncs = Oncs::default()
-            .with_compare(true)
-            .with_dataset_management(true)
-            .with_write_zeroes(true);
+            .with_compare(limits.optional_commands)
+            .with_dataset_management(limits.optional_commands)
+            .with_write_zeroes(limits.optional_commands);
         IdentifyController {
             vid: 0x1B36,
             ssvid: 0x1AF4,
@@ -138,8 +141,8 @@ impl Controller {
             version: Vs::default().with_major(2),
             rtd3_entry_us: 1_000_000,
             controller_type: 1,
-            // Format NVM.
-            oacs: 1 << 1,
+            // Format NVM, Doorbell Buffer Config.
+            oacs: 1 << 1 | u16::from(limits.shadow_doorbells) << 8,
             abort_limit: ABORT_LIMIT as u16,
             async_event_limit: AER_LIMIT as u16,
             // One slot, read only.

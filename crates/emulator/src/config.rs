@@ -97,10 +97,14 @@ pub struct Config {
     pub write_cache: Option<WriteCacheConfig>,
     /// Bytes that reach the medium, or are lost, as one: a power of two from 512 to 65536.
     pub atomic_bytes: u32,
+    /// Whether Compare, Write Zeroes and Dataset Management are supported.
+    pub optional_commands: bool,
     /// Whether SGLs are supported.
     pub sgl: bool,
     /// Size of the controller memory buffer in bytes, a multiple of 4096; 0 for none.
     pub cmb_bytes: u64,
+    /// Whether shadow doorbells are supported (Doorbell Buffer Config).
+    pub shadow_doorbells: bool,
     /// Distance of neighbouring doorbells in bytes: a power of two, 4 or more.
     pub doorbell_stride: usize,
     /// Interrupt vectors, 1..=2048.
@@ -151,8 +155,10 @@ impl Config {
             mqes: 1024,
             write_cache: None,
             atomic_bytes: 4096,
+            optional_commands: true,
             sgl: true,
             cmb_bytes: 0,
+            shadow_doorbells: false,
             doorbell_stride: 4,
             interrupt_vectors: 65,
             workers: None,

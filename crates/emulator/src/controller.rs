@@ -16,6 +16,7 @@ use crate::medium::Scratch;
 use crate::namespace::NamespaceState;
 use crate::queue::{Command, Cq, InvalidDoorbell, Sq};
 use crate::registers::Registers;
+use crate::shadow::Shadow;
 use crate::storage::Storage;
 use crate::table::IovaTable;
 use crate::wake::Waker;
@@ -32,8 +33,10 @@ pub(crate) struct Limits {
     pub(crate) mdts: u64,
     pub(crate) max_queue_pairs: u16,
     pub(crate) mqes: u32,
+    pub(crate) optional_commands: bool,
     pub(crate) sgl: bool,
     pub(crate) doorbell_stride: usize,
+    pub(crate) shadow_doorbells: bool,
     pub(crate) ready_delay: Duration,
     pub(crate) serial: String,
     pub(crate) model: String,
@@ -92,6 +95,7 @@ pub(crate) struct Controller {
     pub(crate) registers: Mutex<Registers>,
     pub(crate) interrupts: Interrupts,
     pub(crate) doorbells: Arc<SharedMemory>,
+    pub(crate) shadow: Shadow,
     pub(crate) queues: RwLock<Queues>,
     /// Changes whenever `queues` does.
     pub(crate) queues_version: AtomicUsize,
@@ -178,6 +182,8 @@ impl Controller {
         if sq.is_dead() || !self.may_fetch() {
             return None;
         }
+        self.take_shadow_tail(sq);
+        self.take_shadow_head(&sq.cq);
         let waiting = match sq.waiting(&self.doorbells) {
             Ok(0) => return None,
             Ok(waiting) => waiting.min(limit.min(BATCH) as u32),
@@ -197,10 +203,12 @@ impl Controller {
 
     /// Whether an entry of the queue could be fetched.
     pub(crate) fn can_fetch(&self, sq: &Sq) -> bool {
-        !sq.is_dead()
-            && self.may_fetch()
-            && sq.has_news(&self.doorbells)
-            && sq.cq.has_room(&self.doorbells)
+        if sq.is_dead() || !self.may_fetch() {
+            return false;
+        }
+        self.take_shadow_tail(sq);
+        self.take_shadow_head(&sq.cq);
+        sq.has_news(&self.doorbells) && sq.cq.has_room(&self.doorbells)
     }
 
     fn effects(&self, sq: &Sq, sqe: &Sqe) -> Option<Box<Effects>> {

@@ -19,6 +19,7 @@ use crate::health::Health;
 use crate::interrupts::Interrupts;
 use crate::namespace::NamespaceState;
 use crate::registers::{CMB_BAR, Registers};
+use crate::shadow::Shadow;
 use crate::storage::Storage;
 use crate::wake::Waker;
 use crate::{EmulatorError, IovaTable, Medium, MediumCounts};
@@ -173,6 +174,12 @@ impl Emulator {
         self.controller.fail("requested");
     }
 
+    /// A fault: event indexes of shadow doorbells are no longer updated, so that a host that trusts
+    /// them does not ring when it should.
+    pub fn freeze_event_indexes(&self, frozen: bool) {
+        self.controller.shadow.frozen.store(frozen, Ordering::SeqCst);
+    }
+
     /// Sets the composite temperature in kelvin; beyond a threshold it is a critical warning, and
     /// an asynchronous event where the host wants those.
     pub fn set_temperature(&self, kelvin: u16) {
@@ -186,11 +193,25 @@ impl Emulator {
         self.controller.report();
     }
 
+    /// A register was rung whose value is in memory.
+    fn look(&self, index: usize) {
+        let controller = &self.controller;
+        if index.is_multiple_of(2)
+            && let Some(Some(sq)) = controller.queues.read().sqs.get(index / 2)
+        {
+            sq.looked_at.store(true, Ordering::SeqCst);
+        }
+        controller.waker.wake();
+    }
+
     fn ring(&self, offset: usize, value: u32) {
         let controller = &self.controller;
         let doorbell = offset - DOORBELLS;
-        let stored = controller.doorbells.store_u32(doorbell, value, Ordering::Release);
         let index = doorbell / controller.limits.doorbell_stride;
+        if controller.shadow.is_used_by(index / 2) {
+            return self.look(index);
+        }
+        let stored = controller.doorbells.store_u32(doorbell, value, Ordering::Release);
         if stored.is_err() || !doorbell.is_multiple_of(controller.limits.doorbell_stride) {
             return;
         }
@@ -232,8 +253,10 @@ impl Controller {
                 mdts: config.mdts,
                 max_queue_pairs: config.max_queue_pairs,
                 mqes: config.mqes,
+                optional_commands: config.optional_commands,
                 sgl: config.sgl,
                 doorbell_stride: config.doorbell_stride,
+                shadow_doorbells: config.shadow_doorbells,
                 ready_delay: config.ready_delay,
                 serial: config.serial(),
                 model: config.model.clone(),
@@ -245,6 +268,7 @@ impl Controller {
             registers: Mutex::new(Registers::new(config, cmb)),
             interrupts: Interrupts::new(config.interrupt_vectors),
             doorbells,
+            shadow: Shadow::default(),
             queues: RwLock::new(Queues::default()),
             queues_version: AtomicUsize::new(0),
             health: Mutex::new(Health::new()),

@@ -72,6 +72,15 @@ impl Controller {
     ) -> Result<(), Failure> {
         let sqe = &command.sqe;
         let parsed = IoCommand::parse(sqe).map_err(|error| error.status())?;
+        let optional = matches!(
+            parsed,
+            IoCommand::Compare { .. }
+                | IoCommand::WriteZeroes { .. }
+                | IoCommand::DatasetManagement { .. }
+        );
+        if optional && !self.limits.optional_commands {
+            return Err(Status::INVALID_OPCODE.with_dnr(true).into());
+        }
         if sqe.fuse() != 0 {
             return Err(Status::INVALID_FIELD.with_dnr(true).into());
         }

@@ -36,6 +36,7 @@ mod medium;
 mod namespace;
 mod queue;
 mod registers;
+mod shadow;
 mod storage;
 mod table;
 mod transfer;

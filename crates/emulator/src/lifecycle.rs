@@ -93,6 +93,7 @@ impl Controller {
     /// Controller reset (Base, section 3.7.2). When CSTS.RDY is 0 again no memory is touched.
     fn reset(&self) {
         self.quiesce();
+        self.shadow.clear();
         self.health.lock().reset();
         self.interrupts.reset();
         self.stuck.store(false, Ordering::SeqCst);
@@ -129,6 +130,7 @@ impl Controller {
     /// Power comes back: registers and features are as new, the medium is what it was.
     pub(crate) fn power_on(&self) {
         self.quiesce();
+        self.shadow.clear();
         let shutdown = self.registers.lock().csts.shutdown();
         {
             let mut health = self.health.lock();
@@ -207,6 +209,8 @@ impl Controller {
         let place = self.place(qid, false, base, entries);
         let _ = self.doorbells.store_u32(place.doorbell, 0, Ordering::SeqCst);
         let sq = Arc::new(Sq::new(place, cq));
+        // A tail in memory that is not 0 yet is taken at its word.
+        sq.looked_at.store(self.shadow.is_used_by(qid.into()), Ordering::SeqCst);
         self.change_queues(|queues| put(&mut queues.sqs, qid, sq));
         Ok(0)
     }

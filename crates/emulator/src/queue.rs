@@ -149,6 +149,9 @@ pub(crate) struct Sq {
     outstanding: AtomicUsize,
     dead: AtomicBool,
     wrong: AtomicU32,
+    /// With shadow doorbells: whether the tail in memory is looked at. Not while the queue is empty
+    /// and the host has not rung.
+    pub(crate) looked_at: AtomicBool,
 }
 
 impl Sq {
@@ -161,7 +164,13 @@ impl Sq {
             outstanding: AtomicUsize::new(0),
             dead: AtomicBool::new(false),
             wrong: AtomicU32::new(0),
+            looked_at: AtomicBool::new(false),
         }
+    }
+
+    /// Next entry to fetch.
+    pub(crate) fn head(&self) -> u32 {
+        self.head.load(Ordering::Acquire)
     }
 
     /// Entries that wait to be fetched.

@@ -129,6 +129,24 @@ impl IovaTable {
         })
     }
 
+    /// Loads a 32-bit word at a multiple of 4.
+    pub(crate) fn load_word(&self, iova: u64) -> Result<u32, Unmapped> {
+        let mut word = 0;
+        self.visit(iova, 4, |mapping, offset, _| {
+            let loaded = mapping.memory.load_u32(offset, Ordering::Acquire);
+            word = u32::from_le(loaded.unwrap_or(0));
+            loaded.is_ok()
+        })?;
+        Ok(word)
+    }
+
+    /// Stores a 32-bit word at a multiple of 4.
+    pub(crate) fn store_word(&self, iova: u64, word: u32) -> Result<(), Unmapped> {
+        self.visit(iova, 4, |mapping, offset, _| {
+            mapping.memory.store_u32(offset, word.to_le(), Ordering::Release).is_ok()
+        })
+    }
+
     /// Calls `f` with each piece of the range, after having checked that all of it is mapped. The
     /// table is locked for reading meanwhile, so `unmap` waits for what `f` does.
     fn visit(

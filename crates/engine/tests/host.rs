@@ -211,6 +211,25 @@ fn an_inactive_namespace_is_refused_by_name() {
 }
 
 #[test]
+fn a_namespace_that_cannot_be_used_is_refused_with_the_reason() {
+    let oddities = vec![(1, gcos_emulator::Oddity::Metadata(8))];
+    let emulator = Emulator::new(Config { oddities, ..config(4096) }).unwrap();
+    let error = HostQueueEngine::open(emulator.function(), HostQueueOptions::default());
+    let text = error.unwrap_err().to_string();
+    assert!(text.contains("namespace 1 cannot be used") && text.contains("--lbaf=1"), "{text}");
+}
+
+#[test]
+fn deallocation_does_nothing_on_a_drive_that_does_not_offer_it() {
+    let emulator = Emulator::new(Config { optional_commands: false, ..config(4096) }).unwrap();
+    let engine = HostQueueEngine::open(emulator.function(), HostQueueOptions::default()).unwrap();
+    assert!(!engine.geometry().deallocate);
+    let extent = Extent { offset: 0, len: 4096 };
+    engine.run(Request::deallocate([extent], Duration::from_secs(1))).unwrap();
+    assert_eq!(engine.controller().counters().commands, 0);
+}
+
+#[test]
 fn after_shutdown_requests_fail_and_shutdown_is_idempotent() {
     let (_emulator, engine) = open(config(4096));
     engine.shutdown(SECOND).unwrap();

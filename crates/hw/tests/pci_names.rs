@@ -91,8 +91,9 @@ fn a_name_belongs_to_one_drive_until_it_is_forgotten() {
     let taken = record(&machine, NAME, OTHER).unwrap_err();
     assert!(matches!(taken, NamesError::Taken { .. }), "{taken}");
     let mut all = names(&machine);
-    assert_eq!(all.forget(address(BDF)).unwrap().as_deref(), Some(NAME));
-    assert_eq!(all.forget(address(BDF)).unwrap(), None);
+    all.forget(NAME).unwrap();
+    all.forget(NAME).unwrap();
+    assert!(all.get(NAME).is_none() && names(&machine).get(NAME).is_none());
     record(&machine, NAME, OTHER).unwrap();
     assert_eq!(names(&machine).resolve(NAME).unwrap(), address(OTHER));
 }
@@ -109,9 +110,11 @@ fn texts_that_cannot_be_names_are_refused() {
 }
 
 #[test]
-fn a_renumbered_bus_is_noticed_and_the_drive_found_by_its_serial_number() {
+fn drives_that_have_changed_places_are_noticed_and_found_by_their_serial_numbers() {
     let machine = two();
+    let second = "/dev/libnvm1";
     record(&machine, NAME, BDF).unwrap();
+    record(&machine, second, OTHER).unwrap();
     for (bdf, serial) in [(BDF, "SN-0000:c2:00.0"), (OTHER, "SN-0000:c1:00.0")] {
         let controller = if bdf == BDF { "nvme1" } else { "nvme2" };
         machine.write(&format!("sys/bus/pci/devices/{bdf}/nvme/{controller}/serial"), serial);
@@ -120,9 +123,15 @@ fn a_renumbered_bus_is_noticed_and_the_drive_found_by_its_serial_number() {
     assert!(matches!(error, NamesError::Exchanged { .. }), "{error}");
     let said = error.to_string();
     assert!(said.contains("it is at 0000:c2:00.0 now: gcos bind 0000:c2:00.0 --as"), "{said}");
-    // The cure that was named works: the serial number says that it is the same drive.
-    record(&machine, NAME, OTHER).unwrap();
+    assert_eq!(names(&machine).name_of(address(BDF)), None, "the name is of another drive");
+    // The cure that was named works, and leaves the other name alone until it is cured too.
+    assert_eq!(record(&machine, NAME, OTHER).unwrap(), None);
     assert_eq!(names(&machine).resolve(NAME).unwrap(), address(OTHER));
+    assert!(matches!(names(&machine).resolve(second), Err(NamesError::Exchanged { .. })));
+    assert_eq!(names(&machine).name_of(address(OTHER)), Some(NAME));
+    record(&machine, second, BDF).unwrap();
+    assert_eq!(names(&machine).resolve(second).unwrap(), address(BDF));
+    assert_eq!(names(&machine).iter().count(), 2);
 }
 
 #[test]

@@ -52,13 +52,13 @@ impl AdminPath<'_> {
         self.post_with(command, nsid, data, None)
     }
 
-    /// As [`AdminPath::post`], with a given data pointer (Create I/O Queue takes the queue's base).
+    /// As [`AdminPath::post`], with given PRP entries (Create I/O Queue takes the queue's base).
     fn post_with(
         &self,
         command: AdminCommand,
         nsid: u32,
         data: Option<DmaSlice>,
-        base: Option<u64>,
+        base: Option<(u64, u64)>,
     ) -> Result<Arc<Request>, NvmeError> {
         let label = Label { opcode: command.opcode().name(), nsid, lba: 0 };
         let mut inner = self.queue.lock();
@@ -73,7 +73,7 @@ impl AdminPath<'_> {
         };
         let bounds = || NvmeError::bounds(&self.device.name, "posting an admin command");
         let pointer = match (base, &data) {
-            (Some(prp1), _) => DataPointer::Prp { prp1, prp2: 0 },
+            (Some((prp1, prp2)), _) => DataPointer::Prp { prp1, prp2 },
             (None, None) => DataPointer::NONE,
             (None, Some(slice)) => {
                 let slices = std::slice::from_ref(slice);
@@ -109,7 +109,19 @@ impl AdminPath<'_> {
         base: u64,
         timeout: Duration,
     ) -> Result<u32, AdminError> {
-        let request = self.post_with(command, 0, None, Some(base)).map_err(AdminError::Ended)?;
+        let request =
+            self.post_with(command, 0, None, Some((base, 0))).map_err(AdminError::Ended)?;
+        self.wait(&request, command, 0, timeout)
+    }
+
+    /// Tells the controller the addresses of shadow doorbells and event indexes.
+    pub(crate) fn configure_doorbells(
+        &self,
+        pages: (u64, u64),
+        timeout: Duration,
+    ) -> Result<u32, AdminError> {
+        let command = AdminCommand::DoorbellBufferConfig;
+        let request = self.post_with(command, 0, None, Some(pages)).map_err(AdminError::Ended)?;
         self.wait(&request, command, 0, timeout)
     }
 

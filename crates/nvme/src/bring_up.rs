@@ -18,8 +18,11 @@ use crate::inflight::Label;
 use crate::pair::{PairMemory, QueuePair};
 use crate::pointer::list_pages;
 use crate::queue_memory::{Carver, sq_bytes};
+use crate::shadow::{self, ShadowPages};
 use crate::vector::{Vector, vector_of};
-use crate::{Cmb, Completion, Namespace, NvmeError, Options, PointerChoice, WriteCache};
+use crate::{
+    Cmb, Completion, Namespace, NvmeError, Options, PointerChoice, ShadowDoorbells, WriteCache,
+};
 
 /// Entries of the admin queues: enough for events, aborts and a few callers.
 pub(crate) const ADMIN_ENTRIES: u32 = 32;
@@ -42,6 +45,8 @@ pub(crate) struct Core {
     pub(crate) stuck: AtomicBool,
     /// The controller memory buffer, where queues lie in it.
     pub(crate) cmb: Option<ControllerMemory>,
+    /// Shadow doorbells, where they are used.
+    pub(crate) shadow: Option<ShadowPages>,
 }
 
 impl Core {
@@ -53,7 +58,8 @@ impl Core {
         let counters = Counters::default();
         let (stopped, stuck) = (AtomicBool::new(true), AtomicBool::new(false));
         let pairs = Vec::new();
-        Ok(Self { device, admin, pairs, counters, bounces, stopped, stuck, cmb: None })
+        let (cmb, shadow) = (None, None);
+        Ok(Self { device, admin, pairs, counters, bounces, stopped, stuck, cmb, shadow })
     }
 
     pub(crate) fn dma(&self) -> &Arc<DmaSpace> {
@@ -87,6 +93,7 @@ impl Core {
                 return Err(self.device.not_ready(what, waited, self.device.csts()));
             }
         }
+        self.admin.clear_shadow();
         self.admin.reset(&self.device)?;
         let (asq, acq) = self.admin.addresses();
         self.stopped.store(false, Ordering::Release);
@@ -107,8 +114,12 @@ impl Core {
             // A reset may have hidden it.
             cmb.place(&self.device)?;
         }
+        // Before the shadow doorbells, which take the values of the rings.
+        self.pairs.iter().try_for_each(|pair| pair.reset(&self.device))?;
+        if let Some(pages) = &self.shadow {
+            self.start_shadow(pages, options.admin_timeout)?;
+        }
         for pair in &self.pairs {
-            pair.reset(&self.device)?;
             self.create_pair(pair, options.admin_timeout).map_err(AdminError::into_inner)?;
         }
         let cached = match identity.volatile_write_cache() {
@@ -117,6 +128,18 @@ impl Core {
         };
         self.pairs.iter().for_each(QueuePair::open);
         Ok(cached)
+    }
+
+    /// Tells the controller of the shadow doorbells, which a reset makes it forget. No I/O queue exists.
+    fn start_shadow(&self, pages: &ShadowPages, timeout: Duration) -> Result<(), NvmeError> {
+        pages.clear(&self.device)?;
+        let told = self.path().configure_doorbells(pages.addresses(), timeout);
+        told.map_err(AdminError::into_inner)?;
+        for pair in self.all_pairs() {
+            let (sq, cq) = pages.of(&self.device, pair.qid);
+            pair.set_shadow(sq, cq);
+        }
+        Ok(())
     }
 
     fn ask_for_queues(&self, options: &Options) -> Result<(), AdminError> {
@@ -221,6 +244,9 @@ impl Core {
             commands.into_iter().for_each(|command| command.leak(&error));
             pair.leak_memory();
         }
+        if let Some(pages) = &self.shadow {
+            pages.leak();
+        }
     }
 
     /// Closes the queues and stops the controller for good: every command in flight ends.
@@ -307,9 +333,32 @@ pub(crate) fn discover(
         });
     }
     core.bounces = BouncePool::new(core.dma(), max_transfer);
+    core.shadow = shadow_pages(&core.device, options, &identity)?;
     make_pairs(core, options, max_transfer, carver)?;
     let sgl = supported && options.data_pointer != PointerChoice::Prp;
     Ok(Facts { identity, namespaces, max_transfer, sgl })
+}
+
+/// Memory for shadow doorbells, if they are to be used.
+fn shadow_pages(
+    device: &Device,
+    options: &Options,
+    identity: &IdentifyController,
+) -> Result<Option<ShadowPages>, NvmeError> {
+    let refused = match identity.doorbell_buffers() {
+        true => shadow::refusal(device, options.io_queue_pairs, options.lent_queue_pairs),
+        false => Some(NvmeError::Unsupported {
+            device: Arc::clone(&device.name),
+            what: "OACS",
+            expected: "Doorbell Buffer Config (bit 8), as the options ask for".into(),
+            got: identity.oacs.into(),
+        }),
+    };
+    match (options.shadow_doorbells, refused) {
+        (ShadowDoorbells::Off, _) | (ShadowDoorbells::Auto, Some(_)) => Ok(None),
+        (ShadowDoorbells::On, Some(error)) => Err(error),
+        (_, None) => ShadowPages::new(device).map(Some),
+    }
 }
 
 /// Makes the I/O queue pairs, not yet created on the controller.

@@ -19,6 +19,8 @@ pub struct CounterValues {
     pub bounces: u64,
     /// Asynchronous events handled.
     pub events: u64,
+    /// Doorbell registers rung because a command waited and the shadow doorbell alone had been used.
+    pub doorbells_repeated: u64,
     /// Commands whose memory was leaked because the controller could not be stopped.
     pub leaked_commands: u64,
 }
@@ -45,7 +47,16 @@ macro_rules! counters {
     };
 }
 
-counters!(errors, aborts, resets, spurious_completions, bounces, events, leaked_commands);
+counters!(
+    errors,
+    aborts,
+    resets,
+    spurious_completions,
+    bounces,
+    events,
+    doorbells_repeated,
+    leaked_commands
+);
 
 /// Adds to a counter that orders nothing.
 pub(crate) fn add(counter: &AtomicU64, amount: u64) {

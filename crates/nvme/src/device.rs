@@ -206,3 +206,25 @@ fn ready_timeout(function: &dyn Function, cap: Cap) -> Duration {
 pub(crate) fn gone(device: &Arc<str>, reason: &str) -> NvmeError {
     NvmeError::Gone { device: Arc::clone(device), reason: Arc::from(reason) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test_device::{Registers, space};
+
+    #[test]
+    fn the_time_to_become_ready_is_neither_nothing_nor_hours() {
+        let half_seconds = |to, crms, crwmt| {
+            let cap = Cap::default().with_to(to).with_crms(crms);
+            let crto = Crto::default().with_crwmt(crwmt).0;
+            let registers = Registers::with(space(), Register::Crto.offset(), crto);
+            ready_timeout(&registers, cap).as_millis() / 500
+        };
+        assert_eq!(half_seconds(0, 0, 0), 1, "some controllers say 0");
+        assert_eq!(half_seconds(20, 0, 0), 20);
+        assert_eq!(half_seconds(20, 0, 300), 20, "CRTO is not there");
+        assert_eq!(half_seconds(255, 1, 300), 300);
+        assert_eq!(half_seconds(20, 1, 3), 20);
+        assert_eq!(half_seconds(20, 1, u16::MAX), 600);
+    }
+}

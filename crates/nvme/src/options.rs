@@ -50,6 +50,19 @@ pub enum Cmb {
     SubmissionQueues,
 }
 
+/// Whether to use shadow doorbells (Doorbell Buffer Config), which spare most writes to doorbell
+/// registers on controllers in software. Hardware does not offer them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ShadowDoorbells {
+    /// No.
+    #[default]
+    Off,
+    /// Where the controller offers them and no queue pair is lent.
+    Auto,
+    /// Yes. Opening fails where they cannot be used.
+    On,
+}
+
 /// How to open a controller.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Options {
@@ -73,6 +86,8 @@ pub struct Options {
     pub queue_memory: QueueMemory,
     /// What to use of a controller memory buffer.
     pub cmb: Cmb,
+    /// Whether to use shadow doorbells.
+    pub shadow_doorbells: ShadowDoorbells,
     /// Deadline of each admin command.
     pub admin_timeout: Duration,
     /// How long an abort may take before the controller is reset.
@@ -92,6 +107,7 @@ impl Default for Options {
             write_cache: WriteCache::Keep,
             queue_memory: QueueMemory::Host,
             cmb: Cmb::Off,
+            shadow_doorbells: ShadowDoorbells::Off,
             admin_timeout: Duration::from_secs(5),
             abort_timeout: Duration::from_secs(1),
         }

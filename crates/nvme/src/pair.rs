@@ -14,6 +14,7 @@ use crate::inflight::{Command, Slots};
 use crate::pointer::ListArea;
 use crate::queue_memory::Carver;
 use crate::ring::{CompletionRing, SubmissionRing};
+use crate::shadow::ShadowDoorbell;
 use crate::vector::Vector;
 
 /// A queue pair. The lock is held for short stretches only: posting a batch, or reaping one.
@@ -185,6 +186,29 @@ impl QueuePair {
         inner.sq.reset();
         let result = inner.cq.reset();
         result.map_err(NvmeError::bounds(&device.name, "clearing a completion queue"))
+    }
+
+    /// Uses shadow doorbells from now on.
+    pub(crate) fn set_shadow(&self, sq: ShadowDoorbell, cq: ShadowDoorbell) {
+        let mut inner = self.lock();
+        inner.sq.set_shadow(Some(sq));
+        inner.cq.set_shadow(Some(cq));
+    }
+
+    /// Uses the registers alone.
+    pub(crate) fn clear_shadow(&self) {
+        let mut inner = self.lock();
+        inner.sq.set_shadow(None);
+        inner.cq.set_shadow(None);
+    }
+
+    /// Rings the registers where shadow doorbells alone were used, for a controller that may have
+    /// missed them: whether it did.
+    pub(crate) fn ring_again(&self, device: &Device) -> bool {
+        let mut guard = self.lock();
+        let inner = &mut *guard;
+        let function = &*device.function;
+        inner.open && (inner.sq.ring_again(function) | inner.cq.ring_again(function))
     }
 
     /// Keeps the queue's memory for ever: the controller may still write to it.

@@ -45,12 +45,22 @@ impl Pending {
     /// # Errors
     /// The first error among the request's commands.
     pub fn wait(mut self) -> Result<(), NvmeError> {
+        self.progress(true);
+        if !self.request.is_done() {
+            self.wait_on();
+        }
+        self.take()
+    }
+
+    /// For a request that has not ended already.
+    #[cold]
+    fn wait_on(&mut self) {
         let mut spins = 0;
         loop {
             let seen = self.interrupts_seen();
             self.progress(true);
             if self.request.is_done() {
-                return self.take();
+                return;
             }
             self.pause(spins, seen);
             spins = spins.saturating_add(1);
@@ -76,7 +86,6 @@ impl Pending {
         }
     }
 
-    #[inline]
     fn interrupts_seen(&self) -> u64 {
         self.controller.pair(self.pair).interrupt.as_ref().map_or(0, |vector| vector.seen())
     }

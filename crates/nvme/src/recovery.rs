@@ -41,7 +41,7 @@ impl Controller {
             return;
         }
         self.core.reap(pair);
-        if request.is_done() {
+        if request.is_done() || self.is_ended_by_ringing(pair, request) {
             return;
         }
         request.expire();
@@ -51,6 +51,33 @@ impl Controller {
         if !request.is_done() {
             self.reset_locked("a command missed its deadline and was not ended by an abort");
         }
+    }
+
+    /// A controller that missed a shadow doorbell gets a last chance.
+    fn is_ended_by_ringing(&self, pair: &QueuePair, request: &Request) -> bool {
+        if self.state() != State::Live || !self.ring_again(pair) {
+            return false;
+        }
+        let end = self.now().saturating_add(CHECK_INTERVAL);
+        let mut spins = 0;
+        while self.now() < end {
+            self.core.device.function.relax(spins);
+            self.core.reap(pair);
+            if request.is_done() {
+                return true;
+            }
+            spins = spins.saturating_add(1);
+        }
+        false
+    }
+
+    /// Rings doorbell registers that shadow doorbells have spared: whether there were any.
+    pub(crate) fn ring_again(&self, pair: &QueuePair) -> bool {
+        let rung = pair.ring_again(&self.core.device);
+        if rung {
+            add(&self.core.counters.doorbells_repeated, 1);
+        }
+        rung
     }
 
     /// Asks the controller to abort a request's commands and gives it some time to do so (Base,
@@ -184,6 +211,7 @@ impl Controller {
             }
             return;
         }
+        self.ring_again(pair);
         let overdue = pair.lock().slots.overdue(now);
         if let Some(request) = overdue {
             self.expire(pair, &request, false);

@@ -7,6 +7,8 @@ use std::sync::atomic::Ordering;
 use gcos_hw::{DmaSlice, Function, OutOfBounds};
 use gcos_layout::nvme::{CQE_BYTES, Cqe, SQE_BYTES, Sqe};
 
+use crate::shadow::ShadowDoorbell;
+
 /// A submission queue as its producer sees it (Base, section 3.3.1).
 ///
 /// The producer keeps fewer commands in flight than the queue has entries. Controllers fetch in
@@ -20,13 +22,14 @@ pub struct SubmissionRing {
     entries: u32,
     tail: u32,
     doorbell: usize,
+    shadow: Option<Box<ShadowDoorbell>>,
 }
 
 impl SubmissionRing {
     /// An empty queue of `entries` in `memory`, whose tail doorbell is at offset `doorbell`.
     #[must_use]
     pub fn new(memory: DmaSlice, entries: u32, doorbell: usize) -> Self {
-        Self { memory, entries, tail: 0, doorbell }
+        Self { memory, entries, tail: 0, doorbell, shadow: None }
     }
 
     /// Copies an entry to the tail and moves the tail. Does not ring the doorbell: the controller
@@ -43,13 +46,39 @@ impl SubmissionRing {
 
     /// Tells the controller the tail: it may now fetch everything posted. Posts nothing.
     #[inline]
-    pub fn ring_tail(&self, function: &dyn Function) {
+    pub fn ring_tail(&mut self, function: &dyn Function) {
+        if let Some(shadow) = &mut self.shadow
+            && !shadow.store(self.tail)
+        {
+            return;
+        }
         function.write32(self.doorbell, self.tail);
+    }
+
+    /// Rings the register where the shadow doorbell alone was used: whether it was.
+    pub(crate) fn ring_again(&mut self, function: &dyn Function) -> bool {
+        let tail = self.shadow.as_mut().and_then(|shadow| shadow.not_rung());
+        tail.is_some_and(|tail| {
+            function.write32(self.doorbell, tail);
+            true
+        })
+    }
+
+    /// Uses a shadow doorbell from now on, or none.
+    pub(crate) fn set_shadow(&mut self, mut shadow: Option<ShadowDoorbell>) {
+        if let Some(shadow) = &mut shadow {
+            // It begins where the queue is.
+            shadow.store(self.tail);
+        }
+        self.shadow = shadow.map(Box::new);
     }
 
     /// Empties the queue, as a controller reset does.
     pub fn reset(&mut self) {
         self.tail = 0;
+        if let Some(shadow) = &mut self.shadow {
+            shadow.reset();
+        }
     }
 
     /// The queue's memory.
@@ -68,13 +97,14 @@ pub struct CompletionRing {
     /// Phase tag of entries that are new on this pass.
     phase: bool,
     doorbell: usize,
+    shadow: Option<Box<ShadowDoorbell>>,
 }
 
 impl CompletionRing {
     /// An empty queue of `entries` in zeroed `memory`, whose head doorbell is at offset `doorbell`.
     #[must_use]
     pub fn new(memory: DmaSlice, entries: u32, doorbell: usize) -> Self {
-        Self { memory, entries, head: 0, phase: true, doorbell }
+        Self { memory, entries, head: 0, phase: true, doorbell, shadow: None }
     }
 
     /// The completion at the head, if the controller has posted one. Does not move the head: the
@@ -106,8 +136,30 @@ impl CompletionRing {
 
     /// Tells the controller the head: it may reuse every entry before it. Moves nothing.
     #[inline]
-    pub fn ring_head(&self, function: &dyn Function) {
+    pub fn ring_head(&mut self, function: &dyn Function) {
+        if let Some(shadow) = &mut self.shadow
+            && !shadow.store(self.head)
+        {
+            return;
+        }
         function.write32(self.doorbell, self.head);
+    }
+
+    /// Rings the register where the shadow doorbell alone was used: whether it was.
+    pub(crate) fn ring_again(&mut self, function: &dyn Function) -> bool {
+        let head = self.shadow.as_mut().and_then(|shadow| shadow.not_rung());
+        head.is_some_and(|head| {
+            function.write32(self.doorbell, head);
+            true
+        })
+    }
+
+    /// Uses a shadow doorbell from now on, or none.
+    pub(crate) fn set_shadow(&mut self, mut shadow: Option<ShadowDoorbell>) {
+        if let Some(shadow) = &mut shadow {
+            shadow.store(self.head);
+        }
+        self.shadow = shadow.map(Box::new);
     }
 
     /// Empties the queue, as a controller reset does: zeroes its memory, so that no old entry has
@@ -118,6 +170,9 @@ impl CompletionRing {
     pub fn reset(&mut self) -> Result<(), OutOfBounds> {
         self.head = 0;
         self.phase = true;
+        if let Some(shadow) = &mut self.shadow {
+            shadow.reset();
+        }
         // By whole entries: the memory may be a device's, which takes no single bytes.
         (0..self.entries as usize)
             .try_for_each(|entry| self.memory.write(entry * CQE_BYTES, &[0; CQE_BYTES]))

@@ -47,6 +47,9 @@ impl Controller {
     /// Waits until no I/O command is in flight.
     fn drain(&self, end: Duration) -> Result<(), NvmeError> {
         let began = self.now();
+        self.core.pairs.iter().for_each(|pair| {
+            self.ring_again(pair);
+        });
         let mut spins = 0;
         loop {
             let late = self.now() >= end;

@@ -31,16 +31,23 @@ pub(crate) fn device(dma: Arc<DmaSpace>) -> Device {
     Device::of_registers(Arc::new(Registers::new(dma)))
 }
 
-/// Registers that read as zeros.
+/// Registers that read as zeros, but for one.
 #[derive(Debug)]
 pub(crate) struct Registers {
     dma: Arc<DmaSpace>,
+    /// Offset and value of that one.
+    set: (usize, u32),
     written: Mutex<Vec<(usize, u32)>>,
 }
 
 impl Registers {
     pub(crate) fn new(dma: Arc<DmaSpace>) -> Self {
-        Self { dma, written: Mutex::default() }
+        Self::with(dma, usize::MAX, 0)
+    }
+
+    /// Of which the one at `offset` reads as `value`.
+    pub(crate) fn with(dma: Arc<DmaSpace>, offset: usize, value: u32) -> Self {
+        Self { dma, set: (offset, value), written: Mutex::default() }
     }
 
     /// Offsets and values written so far.
@@ -53,8 +60,8 @@ impl Function for Registers {
     fn name(&self) -> &str {
         "registers"
     }
-    fn read32(&self, _offset: usize) -> u32 {
-        0
+    fn read32(&self, offset: usize) -> u32 {
+        if offset == self.set.0 { self.set.1 } else { 0 }
     }
     fn read64(&self, _offset: usize) -> u64 {
         0

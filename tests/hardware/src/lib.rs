@@ -6,12 +6,14 @@
 //! Without a [`Window`] nothing is ever written.
 
 mod cases;
+mod consent;
 mod outcome;
 mod rig;
 mod target;
 mod window;
 
 pub use cases::{Case, cases};
+pub use consent::consent;
 pub use outcome::{Outcome, Stop, Summary};
 pub use target::{Target, Window};
 pub use window::WindowEngine;

@@ -2,4 +2,7 @@
 //! whose kernel has it behind an IOMMU (`guest`).
 
 pub mod guest;
+pub mod machine;
+pub mod qmp;
+pub mod qtest;
 pub mod tools;

@@ -1,5 +1,8 @@
 //! The driver in a Linux guest: VFIO, an IOMMU, QEMU's controllers. Run by `tests/qemu/run guest`.
 #![cfg(feature = "qemu")]
+#![expect(clippy::panic, clippy::print_stdout, reason = "a helper of tests fails and tells")]
+
+use std::time::Duration;
 
 use gcos_qemu_tests::guest::{Boot, Drive, Report};
 use serde_json::json;
@@ -23,7 +26,7 @@ fn the_rig_has_what_the_scenarios_count_on() {
 fn queues_lists_and_data_work_in_the_memory_of_a_peer_device() {
     let drive = Drive::file(256 * MIB).with("mdts=10");
     let report = passed(Boot::of("peer").drive(drive).peer().run());
-    assert_eq!(report.cases.len(), 9);
+    assert_eq!(report.cases.len(), 11);
 }
 
 #[test]
@@ -55,8 +58,8 @@ fn a_drive_that_is_pulled_out_at_work_ends_every_command_and_comes_back() {
 
 #[test]
 fn the_driver_is_measured_beside_a_bare_loop() {
-    let report = passed(Boot::of("bench").drive(Drive::null(256 * MIB)).run());
-    assert_eq!(report.cases.len(), 7);
+    let report = passed(Boot::of("bench").alone().drive(Drive::null(256 * MIB)).run());
+    assert_eq!(report.cases.len(), 9);
 }
 
 #[test]
@@ -66,4 +69,11 @@ fn the_suite_of_every_controller_passes_through_vfio() {
     // QEMU's controller aborts no command that it has begun.
     let report = passed(guest.unwrap().finish(&[]));
     assert_eq!(report.cases.len(), 4 * gcos_hardware_tests::cases().len());
+}
+
+#[test]
+fn four_drives_are_taken_used_and_given_back_by_the_command() {
+    let drives = (0..4).fold(Boot::of("store"), |boot, _| boot.drive(Drive::file(256 * MIB)));
+    let report = passed(drives.deadline(Duration::from_secs(180)).run());
+    assert_eq!(report.cases.len(), 15);
 }

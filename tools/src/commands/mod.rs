@@ -1,6 +1,9 @@
 //! The short commands, one file each.
 
+pub(crate) mod bind;
 pub(crate) mod config;
+pub(crate) mod devices;
+pub(crate) mod doctor;
 pub(crate) mod format;
 pub(crate) mod fsck;
 pub(crate) mod get;
@@ -9,3 +12,4 @@ pub(crate) mod put;
 pub(crate) mod remove;
 pub(crate) mod shell;
 pub(crate) mod stat;
+pub(crate) mod unbind;

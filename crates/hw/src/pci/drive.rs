@@ -119,7 +119,7 @@ impl Drive {
     }
 
     /// What keeps the drive from being handed to a process, if `together` (of its group) are bound
-    /// at the same time. Exclusive claims show only when it is tried: see [`super::bind`].
+    /// at the same time. Exclusive claims of others show only to those who may open the disk.
     #[must_use]
     pub fn obstacles(&self, together: &[PciAddress]) -> Vec<Obstacle> {
         let mut found = Vec::new();

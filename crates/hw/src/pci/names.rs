@@ -211,11 +211,12 @@ impl Names {
         self.entries.get(name)
     }
 
-    /// The name of the drive at an address, if it has one.
+    /// The name of the drive at an address, if it has one. A name that was recorded for that address
+    /// and another drive is none.
     #[must_use]
     pub fn name_of(&self, address: PciAddress) -> Option<&str> {
-        let mut entries = self.entries.iter();
-        entries.find(|(_, named)| named.address == address).map(|(name, _)| name.as_str())
+        let mut at_address = self.iter().filter(|(_, named)| named.address == address);
+        at_address.find(|(name, _)| self.resolve(name).is_ok()).map(|(name, _)| name)
     }
 
     /// All names, in order.
@@ -249,12 +250,11 @@ impl Names {
         }
         let mut earlier = None;
         entries.retain(|other, named| {
-            if named.address != address {
+            // What was recorded for this address and another drive is about a drive that has moved.
+            if named.address != address || !identity.agrees_with(&named.identity) {
                 return true;
             }
-            if identity.agrees_with(&named.identity) {
-                identity = identity.clone().or(&named.identity);
-            }
+            identity = identity.clone().or(&named.identity);
             if other != name {
                 earlier = Some(other.clone());
             }
@@ -265,26 +265,19 @@ impl Names {
         Ok(earlier)
     }
 
-    /// Forgets the name of the drive at `address`, durably, and returns it.
+    /// Forgets a name, durably. One that is not known is forgotten already.
     ///
     /// # Errors
     /// What reading and writing the file says.
-    pub fn forget(&mut self, address: PciAddress) -> Result<Option<String>, NamesError> {
-        // Without a name there is nothing to write, and no folder has to be there.
-        if self.name_of(address).is_none() {
-            return Ok(None);
+    pub fn forget(&mut self, name: &str) -> Result<(), NamesError> {
+        // Without the name there is nothing to write, and no folder has to be there.
+        if self.get(name).is_none() {
+            return Ok(());
         }
         let _lock = self.lock()?;
         let mut entries = read(&self.file())?;
-        let mut forgotten = None;
-        entries.retain(|name, named| {
-            if named.address == address {
-                forgotten = Some(name.clone());
-            }
-            named.address != address
-        });
-        self.write(entries)?;
-        Ok(forgotten)
+        entries.remove(name);
+        self.write(entries)
     }
 
     fn file(&self) -> PathBuf {

@@ -73,9 +73,30 @@ impl Container {
     /// Lets a group go, through `leave`.
     pub(super) fn leave(&self, leave: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
         let mut state = self.state.lock();
-        leave()?;
+        match leave() {
+            // When the last device of a group goes (unbind, hot unplug) the kernel takes the group out by
+            // itself as soon as the device is closed, and is often there first.
+            Err(error) if error.raw_os_error() != Some(libc::EINVAL) => return Err(error),
+            _ => {}
+        }
         state.groups -= 1;
         Ok(())
+    }
+
+    /// Ends a mapping, if the kernel has not ended it already: with the last group, which it may take out
+    /// before we do.
+    fn unmap_now(&self, iova: u64, len: usize) -> io::Result<()> {
+        let error = match self.inner.vfio_dma_unmap(iova, len) {
+            // Mappings end whole, so a length other than ours is 0: nothing was mapped there any more.
+            Ok(()) | Err(LibraryError::InvalidDmaUnmapSize) => return Ok(()),
+            Err(error) => os_error(error),
+        };
+        // Without a group there is no IOMMU to ask, and no mapping either.
+        let no_iommu = |e: io::Error| e.raw_os_error() == Some(libc::EINVAL);
+        match error.raw_os_error() {
+            Some(libc::EINVAL) if ioctl::iommu_info(self).is_err_and(no_iommu) => Ok(()),
+            _ => Err(error),
+        }
     }
 
     pub(super) fn mapped(&self) -> Mapped {
@@ -84,10 +105,10 @@ impl Container {
     }
 
     fn map_now(&self, iova: u64, memory: &SharedMemory) -> io::Result<()> {
+        let address = memory.address() as *mut u8;
         // SAFETY: the memory is reached through raw copies and atomics alone (`SharedMemory`), and
         // `state.mappings` keeps it until it has been unmapped.
-        let result =
-            unsafe { self.inner.vfio_dma_map(iova, memory.len(), memory.address() as *mut u8) };
+        let result = unsafe { self.inner.vfio_dma_map(iova, memory.len(), address) };
         result.map_err(os_error)
     }
 
@@ -135,9 +156,8 @@ impl DmaMapper for Container {
             return Err(refused("it is not mapped with this length; mappings end whole".into()));
         }
         if state.groups > 0 {
-            self.inner.vfio_dma_unmap(iova, len).map_err(|error| {
-                refused(format!("the kernel did not unmap it: {}", os_error(error)))
-            })?;
+            self.unmap_now(iova, len)
+                .map_err(|error| refused(format!("the kernel did not unmap it: {error}")))?;
         }
         state.mappings.remove(&iova);
         Ok(())

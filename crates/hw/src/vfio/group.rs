@@ -3,10 +3,15 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use super::container::Container;
 use super::{VfioError, cure, ioctl};
 use crate::pci::PciAddress;
+
+/// How long a device may be locked by others, such as its last driver, before it can be opened.
+const BUSY: Duration = Duration::from_secs(5);
 
 /// Where the kernel shows PCI functions.
 pub(super) const DEVICES: &str = "/sys/bus/pci/devices";
@@ -67,7 +72,19 @@ impl Group {
 
     /// Opens a device of the group.
     pub(super) fn device(&self, device: PciAddress) -> Result<OwnedFd, VfioError> {
-        ioctl::group_device(&self.file, device).map_err(|source| {
+        let end = Instant::now() + BUSY;
+        let opened = loop {
+            match ioctl::group_device(&self.file, device) {
+                // Somebody else holds the device's lock, such as a driver that is just leaving it.
+                Err(error)
+                    if error.raw_os_error() == Some(libc::EAGAIN) && Instant::now() < end =>
+                {
+                    thread::sleep(Duration::from_millis(10));
+                }
+                opened => break opened,
+            }
+        };
+        opened.map_err(|source| {
             let cure = cure::device(&source, device);
             VfioError::Call {
                 device,

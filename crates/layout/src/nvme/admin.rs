@@ -25,6 +25,8 @@ pub enum AdminOpcode {
     GetFeatures = 0x0A,
     /// Asynchronous Event Request.
     AsyncEventRequest = 0x0C,
+    /// Doorbell Buffer Config.
+    DoorbellBufferConfig = 0x7C,
     /// Format NVM.
     FormatNvm = 0x80,
 }
@@ -44,6 +46,7 @@ impl AdminOpcode {
             Self::SetFeatures => "Set Features",
             Self::GetFeatures => "Get Features",
             Self::AsyncEventRequest => "Asynchronous Event Request",
+            Self::DoorbellBufferConfig => "Doorbell Buffer Config",
             Self::FormatNvm => "Format NVM",
         }
     }
@@ -161,6 +164,9 @@ pub enum AdminCommand {
     },
     /// Asynchronous Event Request (Base, section 5.2).
     AsyncEventRequest,
+    /// Doorbell Buffer Config (Base, section 5.8). Shadow doorbells in PRP1, event indexes in PRP2, a
+    /// page each.
+    DoorbellBufferConfig,
     /// Format NVM (Base, section 5.14).
     FormatNvm {
         /// LBAF: index of the LBA format, 0..=63 (LBAFL and LBAFU).
@@ -185,6 +191,7 @@ impl AdminCommand {
             Self::SetFeatures { .. } => AdminOpcode::SetFeatures,
             Self::GetFeatures { .. } => AdminOpcode::GetFeatures,
             Self::AsyncEventRequest => AdminOpcode::AsyncEventRequest,
+            Self::DoorbellBufferConfig => AdminOpcode::DoorbellBufferConfig,
             Self::FormatNvm { .. } => AdminOpcode::FormatNvm,
         }
     }
@@ -221,7 +228,7 @@ impl AdminCommand {
             Self::GetFeatures { id, select, cdw11 } => {
                 sqe.with_cdw(10, put(id as u64, 10, 8, select) as u32).with_cdw(11, cdw11)
             }
-            Self::AsyncEventRequest => sqe,
+            Self::AsyncEventRequest | Self::DoorbellBufferConfig => sqe,
             Self::FormatNvm { lbaf, secure_erase } => {
                 let low = put(put(0, 3, 0, lbaf), 11, 9, secure_erase);
                 sqe.with_cdw(10, put(low, 13, 12, lbaf >> 4) as u32)
@@ -269,6 +276,7 @@ impl AdminCommand {
                 cdw11: dw11 as u32,
             },
             0x0C => Self::AsyncEventRequest,
+            0x7C => Self::DoorbellBufferConfig,
             0x80 => Self::FormatNvm {
                 lbaf: get::<u8>(dw10, 3, 0) | get::<u8>(dw10, 13, 12) << 4,
                 secure_erase: get(dw10, 11, 9),
@@ -336,6 +344,7 @@ mod tests {
             (events, vec![40, 43, 44, 45]),
             (AdminCommand::GetFeatures { id: threshold, select: 1, cdw11: 7 }, vec![40, 41, 44]),
             (AdminCommand::AsyncEventRequest, vec![]),
+            (AdminCommand::DoorbellBufferConfig, vec![]),
             (AdminCommand::FormatNvm { lbaf: 0x21, secure_erase: 1 }, vec![40, 41]),
         ]
     }

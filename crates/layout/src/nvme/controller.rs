@@ -57,7 +57,7 @@ pub struct IdentifyController {
     pub oaes: u32,
     /// CNTRLTYPE: 0 not reported, 1 I/O, 2 discovery, 3 administrative.
     pub controller_type: u8,
-    /// OACS: optional admin commands; bit 1 is Format NVM.
+    /// OACS: optional admin commands; bit 1 is Format NVM, bit 8 Doorbell Buffer Config.
     pub oacs: u16,
     /// ACL: outstanding Abort commands, plain count (stored 0's based).
     pub abort_limit: u16,
@@ -113,6 +113,12 @@ impl IdentifyController {
     #[must_use]
     pub fn volatile_write_cache(&self) -> bool {
         self.vwc & 1 != 0
+    }
+
+    /// Whether shadow doorbells are supported (OACS bit 8).
+    #[must_use]
+    pub fn doorbell_buffers(&self) -> bool {
+        self.oacs & 1 << 8 != 0
     }
 
     /// As transferred.

@@ -211,6 +211,64 @@ fn scattered_memory_is_bounced_where_there_are_no_sgls() {
 }
 
 #[test]
+fn more_fragments_than_a_list_has_room_for_go_another_way() {
+    // A page of list holds 256 descriptors: 300 pages have to be PRP entries, 1,000 pieces of a page
+    // have to be bounced.
+    for (pieces, bytes, gap, bounces) in [(300, 4096, 8192, 0), (1000, 128, 132, 2)] {
+        let options = Options { data_pointer: PointerChoice::Sgl, ..options() };
+        let (_emulator, controller) = open(Config { mdts: 2 << 20, ..config(512) }, options);
+        let buffer = alloc(&controller, pieces * gap);
+        let segments: Vec<_> = (0..pieces).map(|i| buffer.slice(i * gap, bytes).unwrap()).collect();
+        let blocks = (pieces * bytes / 512) as u64;
+        let data: Vec<u8> = (0..blocks).flat_map(|lba| pattern(lba, 6, 512)).collect();
+        for (segment, part) in segments.iter().zip(data.chunks(bytes)) {
+            segment.write(0, part).unwrap();
+        }
+        controller.run(request(WRITE, 3, blocks, segments.clone())).unwrap();
+        assert!(read(&controller, 3, data.len()).unwrap() == data);
+        segments.iter().for_each(|segment| segment.fill(0, bytes, 0).unwrap());
+        controller.run(request(IoOp::Read, 3, blocks, segments.clone())).unwrap();
+        let got: Vec<u8> = segments.iter().flat_map(self::bytes).collect();
+        assert!(got == data);
+        assert_eq!(controller.counters().bounces, bounces);
+    }
+}
+
+#[test]
+fn an_sgl_longer_than_a_page_is_one_segment() {
+    // Three pages of list: room for 768 descriptors.
+    let options = Options { data_pointer: PointerChoice::Sgl, max_transfer: 5 << 20, ..options() };
+    let (_emulator, controller) = open(Config { mdts: 0, ..config(512) }, options);
+    let buffer = alloc(&controller, 700 * 1024);
+    let segments: Vec<_> = (0..700).map(|i| buffer.slice(i * 1024 + 4, 512).unwrap()).collect();
+    for (lba, segment) in segments.iter().enumerate() {
+        segment.write(0, &pattern(lba as u64, 8, 512)).unwrap();
+    }
+    controller.run(request(WRITE, 0, 700, segments)).unwrap();
+    for lba in [0, 255, 256, 257, 511, 512, 699] {
+        assert_eq!(read(&controller, lba, 512).unwrap(), pattern(lba, 8, 512));
+    }
+    assert_eq!(controller.counters().bounces, 0);
+}
+
+#[test]
+fn optional_commands_that_are_not_offered_are_refused_before_they_are_posted() {
+    let (_emulator, controller) =
+        open(Config { optional_commands: false, ..config(4096) }, options());
+    let buffer = alloc(&controller, 4096);
+    for (op, segments) in [
+        (IoOp::Compare, vec![buffer.as_dma()]),
+        (IoOp::WriteZeroes { deallocate: true }, vec![]),
+        (IoOp::Deallocate, vec![]),
+    ] {
+        let error = controller.run(request(op, 0, 1, segments)).unwrap_err();
+        assert!(matches!(error, NvmeError::Unsupported { what: "ONCS", .. }), "{error}");
+    }
+    assert_eq!(controller.counters().commands, 0);
+    write(&controller, 1, &pattern(1, 1, 4096)).unwrap();
+}
+
+#[test]
 fn pages_anywhere_need_no_bounce() {
     let (_emulator, controller) = open(Config { sgl: false, ..config(4096) }, options());
     let buffer = alloc(&controller, 64 * 4096);

@@ -9,4 +9,5 @@ mod placement;
 mod races;
 mod recovery;
 mod removal;
+mod shadow;
 mod stuck;

@@ -111,13 +111,15 @@ fn submission_queues_lie_in_the_controller_memory_buffer() {
         Options { cmb: Cmb::SubmissionQueues, io_queue_pairs: 2, queue_depth: 1000, ..options() };
     let (emulator, controller) = open(config, options.clone());
     let cmb = Arc::clone(emulator.cmb().unwrap());
-    let mut before = [0; 4096];
-    cmb.read(0, &mut before).unwrap();
-    assert_eq!(before, [0; 4096]);
+    // Which queue this thread uses depends on how many threads there were.
+    let used = || {
+        let mut all = vec![0; cmb.len()];
+        cmb.read(0, &mut all).unwrap();
+        all.iter().filter(|&&byte| byte != 0).count()
+    };
+    assert_eq!(used(), 0);
     works(&controller);
-    let mut after = [0; 4096];
-    cmb.read(0, &mut after).unwrap();
-    assert_ne!(after, before, "commands were posted there");
+    assert!(used() > 300 * 8, "commands were posted there");
     controller.reset().unwrap();
     works(&controller);
     let control = || Cmbmsc(emulator.function().read64(Register::Cmbmsc.offset()));

@@ -38,7 +38,7 @@ pub(super) fn the_first_and_the_last_block_of_every_namespace_can_be_read(
 ) -> Result<(), Stop> {
     let rig = Rig::open(target)?;
     let namespaces = rig.controller.namespaces().iter();
-    let usable = namespaces.filter(|n| matches!(n.lba_bytes, 512 | 4096) && n.metadata_bytes == 0);
+    let usable = namespaces.filter(|namespace| namespace.unusable.is_none());
     for namespace in usable {
         let lba = namespace.lba_bytes as usize;
         let buffer = rig.alloc(lba)?;

@@ -1,17 +1,20 @@
 //! One boot: QEMU's arguments, the running guest, its end.
 
+use std::env;
 use std::fs::{self, File};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::process::{Child, Command, Stdio};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
 use tempfile::{NamedTempFile, TempDir};
 
-use super::monitor::Monitor;
+use super::drive::{Drive, backend};
 use super::{Report, initrd, kernel_complaints};
+use crate::qmp::Qmp;
 use crate::tools::Tools;
 
 /// Size of the peer device's memory BAR.
@@ -23,60 +26,23 @@ const TICK: Duration = Duration::from_millis(20);
 /// How long a controller that was unplugged may take to be gone from QEMU.
 const PLUG: Duration = Duration::from_secs(10);
 
-/// One guest at a time: emulation takes every processor that a small machine has, and the deadlines
-/// in the guest are by its clock.
-static ONE: Mutex<()> = Mutex::new(());
+/// As many guests at a time as there are test threads, but for those that want to be alone.
+static TURNS: RwLock<()> = RwLock::new(());
 
-/// What is behind one controller.
-#[derive(Debug, Clone, Default)]
-pub struct Drive {
-    bytes: u64,
-    null: bool,
-    options: String,
-    root_port: bool,
-    /// Commands per second, if they are held back.
-    pace: Option<u32>,
+/// A guest's place among them, held until it has ended.
+#[derive(Debug)]
+enum Turn {
+    Alone { _guard: RwLockWriteGuard<'static, ()> },
+    Shared { _guard: RwLockReadGuard<'static, ()> },
 }
 
-impl Drive {
-    /// A sparse raw file.
-    #[must_use]
-    pub fn file(bytes: u64) -> Self {
-        Self { bytes, ..Self::default() }
-    }
-
-    /// A backend that does nothing at once, for figures.
-    #[must_use]
-    pub fn null(bytes: u64) -> Self {
-        Self { bytes, null: true, ..Self::default() }
-    }
-
-    /// Holds a file's commands back, to so many per second: then some are in flight at any time.
-    #[must_use]
-    pub fn slow(mut self, per_second: u32) -> Self {
-        self.pace = Some(per_second);
-        self
-    }
-
-    /// Options of QEMU's `nvme` device, such as `mdts=5`.
-    #[must_use]
-    pub fn with(mut self, options: &str) -> Self {
-        self.options = format!("{},{options}", self.options);
-        self
-    }
-
-    /// Behind a root port, so that it can be unplugged.
-    #[must_use]
-    pub fn behind_root_port(mut self) -> Self {
-        self.root_port = true;
-        self
-    }
-
-    /// The controller's device of QEMU, `nvme0` for the first drive, over a block node.
-    fn device(&self, index: usize, node: &str) -> String {
-        let bus = if self.root_port { format!("rp{index}") } else { "pcie.0".to_owned() };
-        let options = &self.options;
-        format!("nvme,id=nvme{index},serial=GUEST{index},drive={node},bus={bus}{options}")
+impl Turn {
+    fn wait(alone: bool) -> Self {
+        // A test that failed has poisoned nothing.
+        match alone {
+            true => Self::Alone { _guard: TURNS.write().unwrap_or_else(PoisonError::into_inner) },
+            false => Self::Shared { _guard: TURNS.read().unwrap_or_else(PoisonError::into_inner) },
+        }
     }
 }
 
@@ -87,6 +53,7 @@ pub struct Boot {
     drives: Vec<Drive>,
     peers: usize,
     deadline: Duration,
+    alone: bool,
 }
 
 impl Boot {
@@ -94,7 +61,7 @@ impl Boot {
     #[must_use]
     pub fn of(scenario: &str) -> Self {
         let deadline = Duration::from_secs(120);
-        Self { scenario: scenario.to_owned(), drives: Vec::new(), peers: 0, deadline }
+        Self { scenario: scenario.to_owned(), drives: Vec::new(), peers: 0, deadline, alone: false }
     }
 
     /// Adds a controller. The first has the first PCI address.
@@ -111,6 +78,13 @@ impl Boot {
         self
     }
 
+    /// Without other guests of this process beside it: for figures.
+    #[must_use]
+    pub fn alone(mut self) -> Self {
+        self.alone = true;
+        self
+    }
+
     /// The longest time from start to power-off; two minutes if not said.
     #[must_use]
     pub fn deadline(mut self, deadline: Duration) -> Self {
@@ -118,61 +92,81 @@ impl Boot {
         self
     }
 
-    /// Starts QEMU. Waits for other guests of this process to end first.
+    /// Starts QEMU, when it is its turn.
     ///
     /// # Errors
     /// A message that says what is missing.
     pub fn start(&self) -> Result<Guest, String> {
-        let turn = ONE.lock().unwrap_or_else(PoisonError::into_inner);
-        let tools = Tools::find()?;
+        let turn = Turn::wait(self.alone);
         let folder = tempfile::tempdir().map_err(|e| format!("a folder for the guest: {e}"))?;
-        let initrd = folder.path().join("initrd");
-        fs::write(&initrd, initrd::build(&tools)?).map_err(|e| format!("the initrd: {e}"))?;
         let peers = (0..self.peers).map(|_| peer_memory()).collect::<Result<Vec<_>, _>>()?;
+        let console = format!("file:{}", folder.path().join(CONSOLE).display());
+        let mut qemu = self.qemu(folder.path(), &peers, &console)?;
+        let errors = File::create(folder.path().join(ERRORS)).map_err(|e| format!("a log: {e}"))?;
+        qemu.stdin(Stdio::null()).stdout(Stdio::null()).stderr(errors);
+        let child = qemu.spawn().map_err(|error| format!("QEMU does not start: {error}"))?;
+        let (boot, started) = (self.clone(), Instant::now());
+        Ok(Guest { child, folder, peers, boot, started, plugs: 0, _turn: turn })
+    }
 
+    /// Runs QEMU with the guest's console on this terminal, until it powers off; without a deadline.
+    ///
+    /// # Errors
+    /// A message that says what is missing.
+    pub fn interactive(&self) -> Result<(), String> {
+        let folder = tempfile::tempdir().map_err(|e| format!("a folder for the guest: {e}"))?;
+        let peers = (0..self.peers).map(|_| peer_memory()).collect::<Result<Vec<_>, _>>()?;
+        let mut qemu = self.qemu(folder.path(), &peers, "mon:stdio")?;
+        let status = qemu.status().map_err(|error| format!("QEMU does not start: {error}"))?;
+        if status.success() { Ok(()) } else { Err(format!("QEMU: {status}")) }
+    }
+
+    /// The command, with the guest's console there.
+    fn qemu(
+        &self,
+        folder: &Path,
+        peers: &[NamedTempFile],
+        console: &str,
+    ) -> Result<Command, String> {
+        let tools = Tools::find()?;
+        let initrd = folder.join("initrd");
+        fs::write(&initrd, initrd::build(&tools)?).map_err(|e| format!("the initrd: {e}"))?;
         let mut qemu = tools.qemu();
         qemu.args(["-machine", "q35,kernel-irqchip=split", "-accel", "tcg,thread=multi"]);
         qemu.args(["-cpu", "max", "-smp", "2", "-m", "1024", "-device", "intel-iommu,intremap=on"]);
         qemu.arg("-kernel").arg(tools.kernel()?).arg("-initrd").arg(&initrd);
-        let words = "console=ttyS0 quiet panic=-1 intel_iommu=on random.trust_cpu=on tsc=reliable";
-        qemu.args(["-append", &format!("{words} gcos.scenario={}", self.scenario)]);
-        for port in PORTS {
-            let file = folder.path().join(port);
-            qemu.arg("-serial").arg(format!("file:{}", file.display()));
+        qemu.arg("-append").arg(self.words());
+        qemu.arg("-serial").arg(console);
+        for port in [REPORT, KERNEL] {
+            qemu.arg("-serial").arg(format!("file:{}", folder.join(port).display()));
         }
-        let socket = folder.path().join("monitor");
+        let socket = folder.join(MONITOR);
         qemu.arg("-qmp").arg(format!("unix:{},server=on,wait=off", socket.display()));
         for (index, drive) in self.drives.iter().enumerate() {
-            qemu.args(backend(drive, index, folder.path())?);
+            qemu.args(backend(drive, index, folder)?);
             if drive.root_port {
                 let slot = index + 1;
-                qemu.args([
-                    "-device",
-                    &format!("pcie-root-port,id=rp{index},chassis={slot},slot={slot}"),
-                ]);
+                let port = format!("pcie-root-port,id=rp{index},chassis={slot},slot={slot}");
+                qemu.args(["-device", &port]);
             }
             qemu.args(["-device", &drive.device(index, &format!("d{index}"))]);
         }
         for (index, memory) in peers.iter().enumerate() {
-            let path = memory.path().display();
-            let backend = format!(
-                "memory-backend-file,id=peer{index},size={PEER_BYTES},mem-path={path},share=on"
-            );
-            qemu.args(["-object", &backend]);
-            qemu.args(["-device", &format!("ivshmem-plain,memdev=peer{index}")]);
+            let (id, path) = (format!("peer{index}"), memory.path().display());
+            let backend = "memory-backend-file,share=on";
+            let size = PEER_BYTES;
+            qemu.args(["-object", &format!("{backend},id={id},size={size},mem-path={path}")]);
+            qemu.args(["-device", &format!("ivshmem-plain,memdev={id}")]);
         }
-        let errors = File::create(folder.path().join(ERRORS)).map_err(|e| format!("a log: {e}"))?;
-        qemu.stdin(Stdio::null()).stdout(Stdio::null()).stderr(errors);
-        let child = qemu.spawn().map_err(|error| format!("QEMU does not start: {error}"))?;
-        Ok(Guest {
-            child,
-            folder,
-            peers,
-            boot: self.clone(),
-            started: Instant::now(),
-            plugs: 0,
-            _turn: turn,
-        })
+        Ok(qemu)
+    }
+
+    /// The kernel's command line. The clock of software emulation is steady, whatever its frequency:
+    /// without `tsc=reliable` the kernel falls back to one that costs microseconds a look.
+    fn words(&self) -> String {
+        let kernel = "console=ttyS0 quiet panic=-1 intel_iommu=on random.trust_cpu=on tsc=reliable";
+        let log = env::var("GCOS_GUEST_LOG").map(|filter| format!(" gcos.log={filter}"));
+        format!("{kernel} gcos.scenario={}{}", self.scenario, log.unwrap_or_default())
     }
 
     /// Starts it, waits for its end and judges it; see [`Guest::finish`].
@@ -185,10 +179,11 @@ impl Boot {
 }
 
 /// Files of the guest's serial ports: its console, its report, its kernel's log.
-const PORTS: [&str; 3] = [CONSOLE, REPORT, KERNEL];
 const CONSOLE: &str = "console";
 const REPORT: &str = "report";
 const KERNEL: &str = "kernel";
+/// QEMU's monitor.
+const MONITOR: &str = "monitor";
 /// What QEMU itself says.
 const ERRORS: &str = "qemu";
 
@@ -200,32 +195,6 @@ fn peer_memory() -> Result<NamedTempFile, String> {
     Ok(file)
 }
 
-/// QEMU's arguments for what is behind a controller: a node `dN`. (A `-drive` would go away with the
-/// controller when that is unplugged.)
-fn backend(drive: &Drive, index: usize, folder: &Path) -> Result<Vec<String>, String> {
-    let Drive { bytes, .. } = drive;
-    let node = |text: String| vec!["-blockdev".to_owned(), text];
-    if drive.null {
-        let text = format!("driver=null-co,node-name=d{index},size={bytes},read-zeroes=on");
-        return Ok(node(text));
-    }
-    let path = folder.join(format!("drive{index}"));
-    let created = File::create(&path).and_then(|file| file.set_len(*bytes));
-    created.map_err(|error| format!("{}: {error}", path.display()))?;
-    let file =
-        format!("discard=unmap,file.driver=file,file.locking=off,file.filename={}", path.display());
-    let Some(pace) = drive.pace else {
-        return Ok(node(format!("driver=raw,node-name=d{index},{file}")));
-    };
-    let mut arguments = node(format!("driver=raw,node-name=f{index},{file}"));
-    let group = format!("throttle-group,id=t{index},x-iops-total={pace}");
-    arguments.extend(["-object".to_owned(), group]);
-    let throttled =
-        format!("driver=throttle,throttle-group=t{index},node-name=d{index},file=f{index}");
-    arguments.extend(node(throttled));
-    Ok(arguments)
-}
-
 /// A guest that runs. QEMU is killed when it is dropped.
 #[derive(Debug)]
 pub struct Guest {
@@ -235,7 +204,7 @@ pub struct Guest {
     boot: Boot,
     started: Instant,
     plugs: usize,
-    _turn: MutexGuard<'static, ()>,
+    _turn: Turn,
 }
 
 impl Guest {
@@ -261,12 +230,13 @@ impl Guest {
     ///
     /// # Errors
     /// A message when QEMU does not answer.
-    pub fn monitor(&mut self) -> Result<Monitor, String> {
-        let socket = self.folder.path().join("monitor");
+    pub fn monitor(&mut self) -> Result<Qmp, String> {
+        let socket = self.folder.path().join(MONITOR);
         while !socket.exists() && !self.ended()? {
             thread::sleep(TICK);
         }
-        Monitor::connect(&socket)
+        let stream = UnixStream::connect(&socket);
+        Qmp::new(stream.map_err(|error| format!("QEMU's monitor, {}: {error}", socket.display()))?)
     }
 
     /// The file behind a peer device's BAR.
@@ -279,7 +249,7 @@ impl Guest {
     ///
     /// # Errors
     /// What QEMU says when it still refuses after ten seconds.
-    pub fn plug(&mut self, monitor: &mut Monitor, index: usize) -> Result<(), String> {
+    pub fn plug(&mut self, monitor: &mut Qmp, index: usize) -> Result<(), String> {
         let Some(drive) = self.boot.drives.get(index) else {
             return Err(format!("this guest has no drive {index}"));
         };
@@ -320,6 +290,7 @@ impl Guest {
         while !self.ended()? {
             thread::sleep(TICK);
         }
+        let status = self.child.wait().map_err(|error| format!("waiting for QEMU: {error}"))?;
         let report = Report::parse(&self.text(REPORT));
         let kernel = self.text(KERNEL);
         let mut faults = report.faults(may_lack);
@@ -327,7 +298,7 @@ impl Guest {
         if kernel.lines().next_back().map(str::trim_end) != Some("end") {
             // A kernel that ended early says why on its console.
             faults.extend(kernel_complaints(&self.text(CONSOLE)));
-            faults.push("the guest did not power off in order".to_owned());
+            faults.push(format!("the guest did not power off in order; QEMU: {status}"));
         }
         match faults.is_empty() {
             true => Ok(report),

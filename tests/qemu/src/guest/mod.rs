@@ -3,11 +3,11 @@
 
 mod boot;
 mod cpio;
+mod drive;
 mod initrd;
-mod monitor;
 mod report;
 
-pub use boot::{Boot, Drive, Guest, PEER_BYTES};
+pub use boot::{Boot, Guest, PEER_BYTES};
 pub use cpio::Cpio;
-pub use monitor::Monitor;
+pub use drive::Drive;
 pub use report::{Case, Report, Verdict, kernel_complaints};

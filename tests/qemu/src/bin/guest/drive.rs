@@ -34,22 +34,44 @@ pub(crate) fn options(completion: Completion) -> Options {
     }
 }
 
+/// The guest's first controller, bound to vfio-pci.
+pub(crate) fn bound() -> Result<PciAddress, Trouble> {
+    let address = sysfs::controller()?;
+    if sysfs::driver(&address).as_deref() != Some("vfio-pci") {
+        sysfs::bind(&address)?;
+    }
+    Ok(address)
+}
+
+/// The whole memory of the guest's peer device, as a controller reaches it.
+pub(crate) fn peer_of(function: &VfioFunction) -> Result<(PeerBar, DmaBuffer), Trouble> {
+    let address = sysfs::peer()?;
+    sysfs::enable(&address)?;
+    let bar = PeerBar::open(address, sysfs::PEER_BAR, false)?;
+    let buffer = function.dma().adopt(Arc::clone(bar.memory()))?;
+    Ok((bar, buffer))
+}
+
 impl Drive {
     /// Binds the guest's first controller to vfio-pci and opens it.
     pub(crate) fn first(completion: Completion) -> Result<Self, Trouble> {
-        let address = sysfs::controller()?;
-        if sysfs::driver(&address).as_deref() != Some("vfio-pci") {
-            sysfs::bind(&address)?;
-        }
-        Self::open(address, completion)
+        Self::open(bound()?, completion)
     }
 
     /// Opens a controller that is bound, in a space of its own.
     pub(crate) fn open(address: PciAddress, completion: Completion) -> Result<Self, Trouble> {
+        Self::with(address, |_| Ok(options(completion)))
+    }
+
+    /// Opens a controller that is bound, in a space of its own, with options that may use its memory.
+    pub(crate) fn with(
+        address: PciAddress,
+        options: impl FnOnce(&VfioFunction) -> Result<Options, Trouble>,
+    ) -> Result<Self, Trouble> {
         let space = VfioSpace::open()?;
         let function = space.function(address)?;
-        let controller =
-            Controller::open(Arc::clone(&function) as Arc<dyn Function>, options(completion))?;
+        let options = options(&function)?;
+        let controller = Controller::open(Arc::clone(&function) as Arc<dyn Function>, options)?;
         Ok(Self { controller, function, space })
     }
 
@@ -60,11 +82,7 @@ impl Drive {
 
     /// The whole memory of the guest's peer device, as the controller reaches it.
     pub(crate) fn peer(&self) -> Result<(PeerBar, DmaBuffer), Trouble> {
-        let address = sysfs::peer()?;
-        sysfs::enable(&address)?;
-        let bar = PeerBar::open(address, sysfs::PEER_BAR, false)?;
-        let buffer = self.controller.dma().adopt(Arc::clone(bar.memory()))?;
-        Ok((bar, buffer))
+        peer_of(&self.function)
     }
 
     /// A request for the blocks at byte `offset`, as many as the memory holds.

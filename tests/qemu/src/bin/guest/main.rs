@@ -4,6 +4,8 @@
 //! What it prints is described in `gcos_qemu_tests::guest`.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "its report is what it is for")]
 
+mod child;
+mod command;
 mod drive;
 mod kernel;
 mod load;

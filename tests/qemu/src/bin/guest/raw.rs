@@ -91,7 +91,7 @@ impl Raw {
 
     /// Rings the doorbell for what was posted.
     #[inline]
-    pub(crate) fn ring(&self) {
+    pub(crate) fn ring(&mut self) {
         self.sq.ring_tail(&*self.function);
     }
 
@@ -105,7 +105,7 @@ impl Raw {
 
     /// Tells the controller what was taken.
     #[inline]
-    pub(crate) fn ring_head(&self) {
+    pub(crate) fn ring_head(&mut self) {
         self.cq.ring_head(&*self.function);
     }
 

@@ -4,6 +4,10 @@ use std::fmt::Display;
 use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+/// From this time on, how long a case took is told.
+const LONG: Duration = Duration::from_secs(1);
 
 /// How a case can fail to hold.
 #[derive(Debug)]
@@ -51,8 +55,13 @@ pub(crate) struct Report {
 impl Report {
     /// Runs a case and tells how it ended. A panic is a failure.
     pub(crate) fn case(&mut self, name: &str, case: impl FnOnce() -> Result<(), Trouble>) {
+        let start = Instant::now();
         let ended = catch_unwind(AssertUnwindSafe(case));
         self.tell(name, ended.unwrap_or_else(|_| failed("it panicked; see the console")));
+        let took = start.elapsed();
+        if took > LONG {
+            self.note(format!("{name}: {:.1} s", took.as_secs_f64()));
+        }
     }
 
     /// Tells how a case ended.

@@ -1,7 +1,5 @@
 //! What must not hurt: owners that die, memory that goes away, drives that are taken back.
 
-use std::io::{BufRead, BufReader};
-use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -16,6 +14,7 @@ use gcos_layout::nvme::{AdminCommand, Csts, IoCommand, Register, sq_tail_doorbel
 use gcos_nvme::{Completion, ErrorKind, IoOp, NvmeError};
 use gcos_store::{FormatOptions, Lookup, OpenOptions, PutOptions, Sink, Source, Store};
 
+use crate::child::Child;
 use crate::drive::{Drive, check, fill};
 use crate::load::{self, BYTES, ENTRIES};
 use crate::raw::{NSID, Raw, ring_bytes};
@@ -87,18 +86,11 @@ fn killed() -> Result<(), Trouble> {
         Ok::<_, Trouble>(bytes)
     };
     for round in 0..KILLS {
-        let mut owner = Command::new("/proc/self/exe").arg("own").stdout(Stdio::piped()).spawn()?;
-        let mut line = String::new();
-        if let Some(stdout) = owner.stdout.take() {
-            BufReader::new(stdout).read_line(&mut line)?;
-        }
-        ensure(line.trim() == "running", || format!("the owner did not get to run: {line:?}"))?;
+        let owner = Child::start("own")?;
         let before = snapshot()?;
         thread::sleep(Duration::from_millis(5 + round * 7 % 40));
         let moving = snapshot()? != before;
-        owner.kill()?;
-        let status = owner.wait()?;
-        ensure(status.code().is_none(), || format!("the owner ended by itself: {status}"))?;
+        ensure(owner.kill()?, || "the owner ended by itself".into())?;
         ensure(moving, || "nothing arrived in the peer while the owner lived".into())?;
         let left = snapshot()?;
         thread::sleep(Duration::from_millis(30));

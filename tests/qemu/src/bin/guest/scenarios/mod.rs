@@ -4,6 +4,7 @@ mod bench;
 mod hazards;
 mod peer;
 mod rig;
+mod store;
 mod suite;
 mod unplug;
 mod user;
@@ -17,6 +18,7 @@ pub(crate) fn run(word: &str, report: &mut Report) -> Result<(), String> {
         "hazards" => hazards::run(report),
         "peer" => peer::run(report),
         "rig" => rig::run(report),
+        "store" => store::run(report),
         "suite" => suite::run(report),
         "unplug" => unplug::run(report),
         "user" => user::run(report),
@@ -28,6 +30,7 @@ pub(crate) fn run(word: &str, report: &mut Report) -> Result<(), String> {
 /// Plays the role that a word names; `None` if there is no such role.
 pub(crate) fn play(word: &str) -> Option<Result<(), Trouble>> {
     match word {
+        "hold" => Some(store::hold()),
         "own" => Some(hazards::own()),
         "work" => Some(user::work()),
         _ => None,

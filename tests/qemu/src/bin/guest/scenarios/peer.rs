@@ -5,12 +5,12 @@ use std::sync::Arc;
 use gcos_hw::vfio::PeerBar;
 use gcos_hw::{DmaBuffer, DmaSlice, PAGE_BYTES};
 use gcos_layout::nvme::{DataPointer, IoCommand};
-use gcos_nvme::Completion;
+use gcos_nvme::{Completion, Options, QueueMemory};
 
-use crate::drive::{Drive, check, fill, pattern};
+use crate::drive::{Drive, bound, check, fill, pattern, peer_of};
 use crate::load::{self, BYTES, DEPTH, ENTRIES};
 use crate::raw::{Raw, ring_bytes};
-use crate::report::{Report, Trouble, ensure};
+use crate::report::{Report, Trouble, ensure, failed};
 use crate::sysfs;
 
 const MIB: usize = 1 << 20;
@@ -52,6 +52,10 @@ pub(crate) fn run(report: &mut Report) {
         mixed(&drive, host.slice(0, PAGE_BYTES)?, peer.slice(0, PAGE_BYTES)?)
     });
     report.case("four megabytes of scattered pages of the peer in one command", scattered);
+    report.case("the driver's own I/O queues lie in the peer", || own_queues(QueueMemory::Given));
+    report.case("the driver's admin queues lie in the peer as well", || {
+        own_queues(QueueMemory::GivenForAll)
+    });
     report.case("the driver moves data between the peer and the medium", through_the_driver);
     report.case("a slice keeps the peer mapped after its owners have let go", kept_by_a_slice);
     report.case("a buffer that is gone is unmapped, and its addresses fault", unmapped_after_use);
@@ -121,6 +125,36 @@ fn through_the_driver() -> Result<(), Trouble> {
         check(&back, round)?;
     }
     Ok(())
+}
+
+/// The driver with its queues in the peer, over resets, and after the peer was out of reach.
+fn own_queues(place: fn(DmaSlice) -> QueueMemory) -> Result<(), Trouble> {
+    let mut all = None;
+    let drive = Drive::with(bound()?, |function| {
+        let (bar, peer) = peer_of(function)?;
+        let base = Options { queue_depth: 64, ..Options::default() };
+        // The size depends on which queues lie there, the place does not.
+        let probe = Options { queue_memory: place(peer.slice(0, MIB)?), ..base.clone() };
+        let memory = peer.slice(MIB, probe.queue_memory_bytes())?;
+        memory.fill(0, memory.len(), 0xFF)?;
+        all = Some((bar, peer));
+        Ok(Options { queue_memory: place(memory), ..base })
+    })?;
+    let Some((_bar, peer)) = all else { return failed("no peer") };
+    let data = peer.slice(8 * MIB, 32 << 10)?;
+    for round in 0..3 {
+        for seed in 0..100 {
+            let seed = round * 100 + seed;
+            fill(&data, seed)?;
+            drive.write((seed * 32) << 10, data.clone())?;
+            data.fill(0, data.len(), 0)?;
+            drive.read((seed * 32) << 10, data.clone())?;
+            check(&data, seed)?;
+        }
+        drive.controller.reset()?;
+    }
+    ensure(drive.controller.counters().resets == 3, || "not three resets".into())?;
+    drive.works(7)
 }
 
 fn kept_by_a_slice() -> Result<(), Trouble> {

@@ -1,0 +1,109 @@
+//! GPU, Vulkan and cuFile: what is found, without running any of it.
+
+use std::env;
+use std::path::PathBuf;
+
+use gcos::hw::pci::Sysfs;
+
+use super::check::Check;
+use super::libraries;
+
+pub(super) fn checks(sysfs: &Sysfs) -> Vec<Check> {
+    vec![driver(sysfs), cuda(sysfs), vulkan(sysfs), cufile(sysfs), nvidia_fs(sysfs), udev(sysfs)]
+}
+
+fn driver(sysfs: &Sysfs) -> Check {
+    let check = Check::optional("gpu_driver", "NVIDIA's kernel driver, for KV cache in GPU memory");
+    let text = sysfs.text("proc/driver/nvidia/version").unwrap_or_default();
+    let line = text.lines().next().unwrap_or_default();
+    let is_version = |word: &&str| {
+        word.contains('.') && word.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.')
+    };
+    match line.split_whitespace().find(is_version) {
+        Some(version) => check.ok(version),
+        None => check.missing("no /proc/driver/nvidia/version", "install the NVIDIA driver"),
+    }
+}
+
+fn library(sysfs: &Sysfs, check: Check, name: &str, cure: &str) -> Check {
+    match libraries::find(sysfs, name) {
+        Some(path) => check.ok(format!("found {}", path.display())),
+        None => check.missing(format!("{name} was not found"), cure),
+    }
+}
+
+fn cuda(sysfs: &Sysfs) -> Check {
+    let check = Check::optional("cuda", "the CUDA driver library, loaded when a GPU is used");
+    library(sysfs, check, "libcuda.so.1", "install the NVIDIA driver's user libraries")
+}
+
+fn vulkan(sysfs: &Sysfs) -> Check {
+    let check = Check::optional(
+        "vulkan",
+        "through Vulkan GCOS maps GPU memory for the drive without a kernel module",
+    );
+    let loader = libraries::find(sysfs, "libvulkan.so.1");
+    let told =
+        ["VK_DRIVER_FILES", "VK_ICD_FILENAMES"].map(|name| env::var_os(name).unwrap_or_default());
+    let told: Vec<PathBuf> = told.iter().flat_map(|paths| env::split_paths(paths)).collect();
+    let folders = ["/etc/vulkan/icd.d", "/usr/local/share/vulkan/icd.d", "/usr/share/vulkan/icd.d"];
+    let usual = folders.iter().flat_map(|folder| {
+        sysfs.names(folder).into_iter().map(move |name| PathBuf::from(folder).join(name))
+    });
+    let mut files = told.into_iter().chain(usual);
+    let icd = files.find(|path| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        name.starts_with("nvidia") && name.ends_with(".json") && sysfs.exists(path)
+    });
+    match (loader, icd) {
+        (Some(loader), Some(icd)) => {
+            check.ok(format!("found {} and {}", loader.display(), icd.display()))
+        }
+        (None, icd) => {
+            let icd =
+                icd.map_or("no ICD file either".to_owned(), |p| format!("found {}", p.display()));
+            check.missing(
+                format!("libvulkan.so.1 was not found; {icd}"),
+                "install the Vulkan loader (Debian: libvulkan1)",
+            )
+        }
+        (Some(loader), None) => check.missing(
+            format!("found {}, no ICD file of NVIDIA", loader.display()),
+            "install the driver's nvidia_icd.json, or set VK_DRIVER_FILES to it; in a container, \
+             NVIDIA_DRIVER_CAPABILITIES must include graphics",
+        ),
+    }
+}
+
+fn cufile(sysfs: &Sysfs) -> Check {
+    let check =
+        Check::optional("cufile", "GPUDirect Storage, for drives that stay with the kernel");
+    let cure = "install libcufile (part of CUDA; on PyPI nvidia-cufile)";
+    library(sysfs, check, "libcufile.so.0", cure)
+}
+
+fn nvidia_fs(sysfs: &Sysfs) -> Check {
+    let check = Check::optional("nvidia_fs", "without it cuFile copies through host memory");
+    if sysfs.exists("sys/module/nvidia_fs") || sysfs.exists("proc/driver/nvidia-fs") {
+        check.ok("loaded")
+    } else {
+        check.missing("the module nvidia-fs is not loaded", "install nvidia-fs, modprobe nvidia-fs")
+    }
+}
+
+fn udev(sysfs: &Sysfs) -> Check {
+    let check = Check::optional(
+        "udev",
+        "cuFile asks udev's records for file systems; without them registering a file fails (5027)",
+    );
+    let records = sysfs.names("run/udev/data");
+    let blocks = records.iter().filter(|name| name.starts_with('b')).count();
+    if blocks > 0 {
+        return check.ok(format!("{blocks} records of block devices"));
+    }
+    check.missing(
+        "/run/udev/data has no record of a block device, as in most containers",
+        "mount the host's /run/udev, or write /run/udev/data/bMAJOR:MINOR of the file system's device \
+         with the lines E:ID_FS_TYPE=ext4 (its type) and E:ID_FS_USAGE=filesystem",
+    )
+}
