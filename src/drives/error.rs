@@ -160,7 +160,7 @@ impl OpenError {
     /// that can never be opened, or a drive that somebody else uses, is not.
     pub(super) fn is_missing_drive(&self) -> bool {
         match self {
-            OpenError::Vfio { source, .. } => is_gone(source),
+            OpenError::Vfio { source, .. } => source.is_gone(),
             OpenError::Name { source, .. } => {
                 matches!(source, NamesError::Gone { .. } | NamesError::Exchanged { .. })
             }
@@ -172,16 +172,5 @@ impl OpenError {
             | OpenError::BlockSize { .. } => true,
             _ => false,
         }
-    }
-}
-
-/// Whether the drive has gone or does not answer, rather than being in use or out of reach.
-fn is_gone(error: &VfioError) -> bool {
-    let number = |source: &io::Error| source.raw_os_error();
-    match error {
-        VfioError::NoDevice { .. } => true,
-        // ENODEV and EIO: the device left the bus, or answers with all ones.
-        VfioError::Call { source, .. } => matches!(number(source), Some(19 | 5)),
-        _ => false,
     }
 }

@@ -3,8 +3,8 @@
 use std::sync::atomic::Ordering;
 
 use gcos_layout::nvme::{
-    AdminCommand, Cns, FirmwareSlotLog, IDENTIFY_BYTES, IdentifyController, LogPage, NSID_ALL,
-    Oncs, SglSupport, Status, Vs, encode_active_namespaces,
+    AdminCommand, Cns, FirmwareSlotLog, IdentifyController, LogPage, NSID_ALL, Oncs, SglSupport,
+    Status, Vs, encode_active_namespaces,
 };
 
 use crate::controller::{Controller, Outcome};
@@ -104,7 +104,7 @@ impl Controller {
 
     fn identify(&self, cns: Cns, command: &Command, scratch: &mut Scratch) -> Answer {
         let nsid = command.sqe.nsid();
-        let data = match cns {
+        let mut data = match cns {
             Cns::Controller => self.identify_controller().encode(),
             // Format and limits common to all namespaces are those of the first.
             Cns::Namespace if nsid == NSID_ALL => find(&self.namespaces, 1)?.identify(),
@@ -119,7 +119,9 @@ impl Controller {
             }
             Cns::NamespaceDescriptors => find(&self.namespaces, nsid)?.descriptors(),
         };
-        debug_assert_eq!(data.len(), IDENTIFY_BYTES);
+        if let Some(hook) = &self.identify_hook {
+            hook.call(cns, nsid, &mut data);
+        }
         self.send(&data, command, scratch)
     }
 

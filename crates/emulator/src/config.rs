@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gcos_hw::{DmaSpace, HwError};
+use gcos_layout::nvme::{Cns, IdentifyData};
 
 use crate::{EmulatorError, FaultPlan, IovaTable, Medium, Observer};
 
@@ -38,6 +39,29 @@ pub enum Oddity {
     CommandSet(u8),
     /// The namespace says that its blocks have so many bytes of metadata. I/O ignores them.
     Metadata(u16),
+}
+
+/// Changes what Identify answers, before it is sent: the structure asked for, the NSID asked with, and
+/// the answer. For controllers that lie, and for those that change.
+#[derive(Clone)]
+pub struct IdentifyHook(Arc<dyn Fn(Cns, u32, &mut IdentifyData) + Send + Sync>);
+
+impl IdentifyHook {
+    /// A hook that calls `change`, on the controller's own thread.
+    #[must_use]
+    pub fn new(change: impl Fn(Cns, u32, &mut IdentifyData) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(change))
+    }
+
+    pub(crate) fn call(&self, cns: Cns, nsid: u32, data: &mut IdentifyData) {
+        (self.0)(cns, nsid, data);
+    }
+}
+
+impl fmt::Debug for IdentifyHook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("IdentifyHook")
+    }
 }
 
 /// A volatile write cache that loses what was not flushed when power is cut.
@@ -85,6 +109,8 @@ pub struct Config {
     pub namespaces: Vec<Namespace>,
     /// What is odd about namespaces, by NSID.
     pub oddities: Vec<(u32, Oddity)>,
+    /// Changes what Identify answers.
+    pub identify: Option<IdentifyHook>,
     /// CAP.CSS: bit 0 the NVM command set, bit 6 I/O command sets. Not 0.
     pub command_sets: u8,
     /// Largest transfer of one command in bytes, a power of two of 8192 or more; 0 is no limit.
@@ -149,6 +175,7 @@ impl Config {
             medium,
             namespaces: Vec::new(),
             oddities: Vec::new(),
+            identify: None,
             command_sets: 1,
             mdts: 1 << 20,
             max_queue_pairs: 64,

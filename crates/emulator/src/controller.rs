@@ -9,6 +9,7 @@ use gcos_layout::nvme::{AsyncEvent, ErrorLogEntry, SQE_BYTES, Sqe, Status};
 use parking_lot::{Mutex, RwLock};
 
 use crate::clock::Clock;
+use crate::config::IdentifyHook;
 use crate::fault::{Action, Effects, Faults, Target};
 use crate::health::Health;
 use crate::interrupts::Interrupts;
@@ -91,6 +92,7 @@ pub(crate) struct Controller {
     pub(crate) table: Arc<IovaTable>,
     pub(crate) storage: Storage,
     pub(crate) namespaces: Vec<NamespaceState>,
+    pub(crate) identify_hook: Option<IdentifyHook>,
     pub(crate) faults: Faults,
     pub(crate) registers: Mutex<Registers>,
     pub(crate) interrupts: Interrupts,

@@ -264,6 +264,7 @@ impl Controller {
             table: Arc::clone(&space.table),
             storage,
             namespaces: NamespaceState::lay_out(config),
+            identify_hook: config.identify.clone(),
             faults: Faults::new(&config.faults),
             registers: Mutex::new(Registers::new(config, cmb)),
             interrupts: Interrupts::new(config.interrupt_vectors),

@@ -42,7 +42,7 @@ mod table;
 mod transfer;
 mod wake;
 
-pub use config::{AddressSpace, Config, Namespace, Oddity, Run, WriteCacheConfig};
+pub use config::{AddressSpace, Config, IdentifyHook, Namespace, Oddity, Run, WriteCacheConfig};
 pub use emulator::Emulator;
 pub use error::EmulatorError;
 pub use fault::{Action, FaultPlan, Faults, Rule, RuleId};

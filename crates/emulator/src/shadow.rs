@@ -63,6 +63,11 @@ impl Controller {
         }
         self.shadow.events.store(events, Ordering::Relaxed);
         self.shadow.values.store(values, Ordering::Release);
+        // They are looked at once, which tells the host where their event indexes are.
+        for sq in self.queues.read().sqs.iter().flatten() {
+            sq.looked_at.store(true, Ordering::SeqCst);
+        }
+        self.waker.wake();
         Ok(0)
     }
 

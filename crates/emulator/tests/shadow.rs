@@ -85,9 +85,10 @@ fn queues_that_are_there_keep_their_doorbells_and_a_reset_ends_it() {
     let mut host = host(Run::Threads);
     let mut queue = host.queue(1, 4);
     assert_eq!(host.flush(&mut queue), Status::SUCCESS);
-    let (values, _events) = configure(&mut host);
+    let (values, events) = configure(&mut host);
     assert_eq!(values.load_u32(8, Ordering::SeqCst).unwrap(), 1);
     assert_eq!(values.load_u32(12, Ordering::SeqCst).unwrap(), 1);
+    host.wait("event index", || events.load_u32(8, Ordering::SeqCst).unwrap() == 1);
     host.reset();
     values.fill(0, 4096, 0xFF).unwrap();
     let mut queue = host.queue(1, 4);

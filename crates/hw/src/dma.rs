@@ -8,6 +8,9 @@ use parking_lot::Mutex;
 
 use crate::{HwError, OutOfBounds, PAGE_BYTES, SharedMemory};
 
+/// Large page of IOMMUs on x86-64 and aarch64, in bytes.
+const LARGE_PAGE_BYTES: usize = 2 << 20;
+
 /// Makes memory reachable by devices at an I/O virtual address.
 ///
 /// Implemented by the software controller's IOVA table and by VFIO containers. Several controllers
@@ -42,8 +45,39 @@ pub trait DmaMapper: Send + Sync + fmt::Debug {
 #[derive(Debug)]
 pub struct DmaSpace {
     mapper: Arc<dyn DmaMapper>,
-    /// Free I/O virtual addresses: start → length, coalesced.
-    free: Mutex<BTreeMap<u64, u64>>,
+    addresses: Mutex<Addresses>,
+}
+
+/// I/O virtual addresses.
+#[derive(Debug, Default)]
+struct Addresses {
+    /// What may be handed out.
+    usable: Vec<Range<u64>>,
+    /// What of it is free: start → length, coalesced.
+    free: BTreeMap<u64, u64>,
+}
+
+/// The parts of a range that lie in `usable`.
+fn inside(range: Range<u64>, usable: &[Range<u64>]) -> impl Iterator<Item = Range<u64>> {
+    let part = move |all: &Range<u64>| range.start.max(all.start)..range.end.min(all.end);
+    usable.iter().map(part).filter(|part| !part.is_empty())
+}
+
+impl Addresses {
+    /// Frees what is usable of a range.
+    fn give(&mut self, range: Range<u64>) {
+        for Range { mut start, mut end } in inside(range, &self.usable) {
+            if let Some(after) = self.free.remove(&end) {
+                end += after;
+            }
+            if let Some((&before, &size)) = self.free.range(..start).next_back()
+                && before + size == start
+            {
+                start = before;
+            }
+            self.free.insert(start, end - start);
+        }
+    }
 }
 
 impl DmaSpace {
@@ -52,7 +86,7 @@ impl DmaSpace {
     /// # Errors
     /// [`HwError::Invalid`] for a range that is empty or not page-aligned.
     pub fn new(mapper: Arc<dyn DmaMapper>, usable: &[Range<u64>]) -> Result<Arc<Self>, HwError> {
-        let mut free = BTreeMap::new();
+        let mut addresses = Addresses { usable: usable.to_vec(), ..Addresses::default() };
         for range in usable {
             let page = PAGE_BYTES as u64;
             if range.start >= range.end || range.start % page != 0 || range.end % page != 0 {
@@ -62,9 +96,9 @@ impl DmaSpace {
                     got: range.start,
                 });
             }
-            free.insert(range.start, range.end - range.start);
+            addresses.free.insert(range.start, range.end - range.start);
         }
-        Ok(Arc::new(Self { mapper, free: Mutex::new(free) }))
+        Ok(Arc::new(Self { mapper, addresses: Mutex::new(addresses) }))
     }
 
     /// Allocates zeroed memory of `len` bytes (rounded up to pages) and maps it.
@@ -115,46 +149,48 @@ impl DmaSpace {
         Ok(DmaBuffer { region: Arc::new(region), len })
     }
 
-    /// Gives up free addresses outside `usable`, because a device that has joined does not reach them.
+    /// Gives up addresses outside `usable`, because a device that has joined does not reach them: those
+    /// that are free at once, the others when their buffers are gone.
     pub fn restrict(&self, usable: &[Range<u64>]) {
-        let mut free = self.free.lock();
-        let both = |start: u64, size: u64| {
-            usable.iter().filter_map(move |range| {
-                let (low, high) = (start.max(range.start), (start + size).min(range.end));
-                (low < high).then(|| (low, high - low))
-            })
-        };
-        *free = free.iter().flat_map(|(&start, &size)| both(start, size)).collect();
+        let mut addresses = self.addresses.lock();
+        addresses.usable =
+            addresses.usable.iter().flat_map(|range| inside(range.clone(), usable)).collect();
+        for (start, size) in std::mem::take(&mut addresses.free) {
+            addresses.give(start..start + size);
+        }
     }
 
-    /// First fit, with an unmapped page behind each mapping so that an overrun faults.
+    /// First fit, with an unmapped page behind each mapping so that an overrun faults. Large memory
+    /// begins at a multiple of 2 MiB where there is room, so that the IOMMU can use large pages for it.
     fn take_iova(&self, len: usize) -> Result<u64, HwError> {
         let need = len.saturating_add(PAGE_BYTES) as u64;
-        let mut free = self.free.lock();
-        let found =
-            free.iter().find(|&(_, &size)| size >= need).map(|(&start, &size)| (start, size));
-        let Some((start, size)) = found else { return Err(HwError::IovaExhausted { len }) };
+        let free = &mut self.addresses.lock().free;
+        let alignments = if len >= LARGE_PAGE_BYTES {
+            [LARGE_PAGE_BYTES as u64, PAGE_BYTES as u64].as_slice()
+        } else {
+            &[PAGE_BYTES as u64]
+        };
+        let fit = |alignment: u64| {
+            free.iter().find_map(|(&start, &size)| {
+                let at = start.checked_next_multiple_of(alignment)?;
+                let end = at.checked_add(need)?;
+                (end - start <= size).then_some((start, size, at, end))
+            })
+        };
+        let Some((start, size, at, end)) = alignments.iter().find_map(|&n| fit(n)) else {
+            return Err(HwError::IovaExhausted { len });
+        };
         free.remove(&start);
-        if size > need {
-            free.insert(start + need, size - need);
+        for (from, to) in [(start, at), (end, start + size)] {
+            if from < to {
+                free.insert(from, to - from);
+            }
         }
-        Ok(start)
+        Ok(at)
     }
 
     fn give_iova(&self, iova: u64, len: usize) {
-        let mut free = self.free.lock();
-        let mut start = iova;
-        let mut size = (len + PAGE_BYTES) as u64;
-        if let Some(after) = free.remove(&(start + size)) {
-            size += after;
-        }
-        if let Some((&before, &before_size)) = free.range(..start).next_back()
-            && before + before_size == start
-        {
-            start = before;
-            size += before_size;
-        }
-        free.insert(start, size);
+        self.addresses.lock().give(iova..iova + (len + PAGE_BYTES) as u64);
     }
 }
 
@@ -294,7 +330,7 @@ impl DmaSlice {
     /// The memory below and this slice's offset in it.
     #[must_use]
     #[inline]
-    pub fn memory(&self) -> (&Arc<SharedMemory>, usize) {
+    pub fn memory(&self) -> (&SharedMemory, usize) {
         (&self.region.memory, self.offset)
     }
 
@@ -455,7 +491,7 @@ mod tests {
                 assert!(a.iova() + (a.memory().0.len() as u64) < b.iova());
             }
         }
-        assert_eq!(*space.free.lock(), BTreeMap::from([(0x10_0000, 0x10_0000)]));
+        assert_eq!(space.addresses.lock().free, BTreeMap::from([(0x10_0000, 0x10_0000)]));
         assert!(matches!(space.alloc(0x10_0000), Err(HwError::IovaExhausted { .. })));
     }
 
@@ -464,7 +500,38 @@ mod tests {
         let (_table, space) = space();
         space.restrict(&[0x8_0000..0x11_0000, 0x1f_0000..0x30_0000]);
         let free = BTreeMap::from([(0x10_0000, 0x1_0000), (0x1f_0000, 0x1_0000)]);
-        assert_eq!(*space.free.lock(), free);
+        assert_eq!(space.addresses.lock().free, free);
+    }
+
+    #[test]
+    fn addresses_that_a_device_does_not_reach_are_given_up_when_their_buffer_goes() {
+        let (_table, space) = space();
+        let buffers = [space.alloc(3 * PAGE_BYTES).unwrap(), space.alloc(PAGE_BYTES).unwrap()];
+        assert_eq!(buffers[0].as_dma().iova(), 0x10_0000);
+        // The middle of the first buffer is out of reach now.
+        space.restrict(&[0..0x10_1000, 0x10_2000..0x11_0000]);
+        drop(buffers);
+        let free = BTreeMap::from([(0x10_0000, 0x1000), (0x10_2000, 0xe000)]);
+        assert_eq!(space.addresses.lock().free, free);
+        assert_eq!(space.alloc(PAGE_BYTES).unwrap().as_dma().iova(), 0x10_2000);
+    }
+
+    #[test]
+    fn large_memory_begins_at_large_pages_while_there_is_room() {
+        let table = Arc::new(Table::default());
+        let usable = 0x10_0000..0xa8_0000;
+        let space = DmaSpace::new(table.clone(), std::slice::from_ref(&usable)).unwrap();
+        let start = |buffer: &DmaBuffer| buffer.as_dma().iova();
+        let small = space.alloc(100).unwrap();
+        let large = space.alloc(LARGE_PAGE_BYTES).unwrap();
+        let next = space.alloc(100).unwrap();
+        let other = space.alloc(LARGE_PAGE_BYTES).unwrap();
+        // No room at a large page any more.
+        let last = space.alloc(LARGE_PAGE_BYTES).unwrap();
+        let starts = [&small, &large, &next, &other, &last].map(start);
+        assert_eq!(starts, [0x10_0000, 0x20_0000, 0x10_2000, 0x60_0000, 0x80_1000]);
+        drop((small, large, next, other, last));
+        assert_eq!(space.addresses.lock().free, BTreeMap::from([(0x10_0000, 0x98_0000)]));
     }
 
     #[test]

@@ -2,7 +2,7 @@ use std::fmt;
 use std::os::fd::{AsFd, AsRawFd};
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use crate::{HwError, OutOfBounds, PAGE_BYTES};
 
@@ -20,6 +20,8 @@ const CHUNK_BYTES: usize = 8192;
 pub struct SharedMemory {
     base: NonNull<u8>,
     len: usize,
+    /// Whether the kernel holds the pages for a device, so that they must not be exchanged.
+    pinned: AtomicBool,
     backing: Backing,
 }
 
@@ -85,7 +87,7 @@ impl SharedMemory {
             // SAFETY: advice on a mapping that was just made and belongs to nobody else.
             unsafe { libc::madvise(base.as_ptr().cast(), rounded, libc::MADV_HUGEPAGE) };
         }
-        Ok(Self { base, len: rounded, backing: Backing::Anonymous })
+        Ok(Self { base, len: rounded, pinned: AtomicBool::new(false), backing: Backing::Anonymous })
     }
 
     /// Maps `len` bytes of a file, shared with everyone else who maps them: a memory file, or a region
@@ -127,7 +129,9 @@ impl SharedMemory {
             return Err(HwError::last_os(what));
         }
         match NonNull::new(base.cast::<u8>()) {
-            Some(base) => Ok(Self { base, len, backing: Backing::Mapped }),
+            Some(base) => {
+                Ok(Self { base, len, pinned: AtomicBool::new(false), backing: Backing::Mapped })
+            }
             None => Err(invalid("address of a file mapping", 0)),
         }
     }
@@ -154,7 +158,7 @@ impl SharedMemory {
                 got: if len.is_multiple_of(PAGE_BYTES) { address } else { len } as u64,
             });
         }
-        Ok(Self { base, len, backing: Backing::Foreign(owner) })
+        Ok(Self { base, len, pinned: AtomicBool::new(false), backing: Backing::Foreign(owner) })
     }
 
     /// Length in bytes, a multiple of the page size.
@@ -331,12 +335,14 @@ impl SharedMemory {
     }
 
     /// Gives whole pages in the range back to the system; they read as zeros afterwards. Partial
-    /// pages at the ends are zeroed, as is everything in the memory of a file or a device.
+    /// pages at the ends are zeroed, as is everything in the memory of a file or a device, and in memory
+    /// that a device reaches: it would go on with the old pages.
     ///
     /// # Errors
     /// [`OutOfBounds`] when the range does not fit.
     pub fn discard(&self, offset: usize, len: usize) -> Result<(), OutOfBounds> {
-        if !matches!(self.backing, Backing::Anonymous) {
+        let anonymous = matches!(self.backing, Backing::Anonymous);
+        if !anonymous || self.pinned.load(Ordering::Relaxed) {
             return self.fill(offset, len, 0);
         }
         self.at(offset, len)?;
@@ -354,6 +360,26 @@ impl SharedMemory {
             }
         }
         Ok(())
+    }
+
+    /// To be called before the kernel takes hold of the pages for a device: from now on the pages stay
+    /// the same ones. A child process (`fork` without `exec`) does not get private memory: on kernels
+    /// before 5.12 the parent's first write after a fork would go to a copy that no device sees.
+    pub(crate) fn pin(&self) {
+        self.pinned.store(true, Ordering::Relaxed);
+        if self.anonymous {
+            self.keep_from_children();
+        }
+    }
+
+    /// Keeps the mapping out of child processes.
+    pub(crate) fn keep_from_children(&self) {
+        // SAFETY: advice on a mapping of ours that changes nothing in this process.
+        let rc = unsafe { libc::madvise(self.base.as_ptr().cast(), self.len, libc::MADV_DONTFORK) };
+        if rc != 0 {
+            let error = std::io::Error::last_os_error();
+            tracing::debug!(%error, len = self.len, "child processes get device memory, too");
+        }
     }
 
     /// Puts pages of a file in the place of the memory, for good: what is read is then the file's
@@ -443,6 +469,26 @@ mod tests {
             .for_each_chunk(100, 3 * CHUNK_BYTES + 7, |piece| seen.extend_from_slice(piece))
             .unwrap();
         assert_eq!(seen, bytes[100..100 + 3 * CHUNK_BYTES + 7]);
+    }
+
+    #[test]
+    fn memory_that_a_device_reaches_keeps_its_pages_and_stays_out_of_children() {
+        let memory = SharedMemory::anonymous(4 * PAGE_BYTES).unwrap();
+        memory.fill(0, memory.len(), 0xab).unwrap();
+        // Pages in memory, and flags of the mapping, as the kernel tells them.
+        let told = || {
+            let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+            let range = format!("{:x}-{:x} ", memory.address(), memory.address() + memory.len());
+            let lines: Vec<_> = maps.lines().skip_while(|l| !l.starts_with(&range)).collect();
+            let line = |name| lines.iter().find(|line| line.starts_with(name)).unwrap().to_string();
+            (line("Rss:"), line("VmFlags:"))
+        };
+        memory.pin();
+        let (rss, flags) = told();
+        assert!(flags.contains(" dc"), "{flags}");
+        memory.discard(0, memory.len()).unwrap();
+        assert_eq!(told().0, rss);
+        assert_eq!(memory.load_u64(PAGE_BYTES, Ordering::Relaxed), Ok(0));
     }
 
     #[test]

@@ -31,48 +31,57 @@ pub(crate) enum AdminError {
     Ended(NvmeError),
     /// It is still in flight after its deadline; only a reset ends it.
     Hung(NvmeError),
+    /// The admin queue takes no commands: a reset is under way, or the controller is at its end.
+    Closed(NvmeError),
 }
 
 impl AdminError {
     pub(crate) fn into_inner(self) -> NvmeError {
         match self {
-            Self::Ended(error) | Self::Hung(error) => error,
+            Self::Ended(error) | Self::Hung(error) | Self::Closed(error) => error,
         }
     }
 }
 
+/// An admin command to post.
+#[derive(Clone)]
+struct Order {
+    command: AdminCommand,
+    nsid: u32,
+    data: Option<DmaSlice>,
+    /// PRP entries of commands that take addresses of something else than data.
+    addresses: Option<(u64, u64)>,
+}
+
+impl Order {
+    fn label(&self) -> Label {
+        Label { opcode: self.command.opcode().name(), nsid: self.nsid, lba: 0 }
+    }
+}
+
 impl AdminPath<'_> {
-    /// Posts a command whose data, if any, lies in `data`.
-    pub(crate) fn post(
-        &self,
-        command: AdminCommand,
-        nsid: u32,
-        data: Option<DmaSlice>,
-    ) -> Result<Arc<Request>, NvmeError> {
-        self.post_with(command, nsid, data, None)
+    /// Posts an Asynchronous Event Request, which ends when the controller has something to tell.
+    /// `None` when the queue is full.
+    pub(crate) fn post_event_request(&self) -> Result<Option<Arc<Request>>, AdminError> {
+        let command = AdminCommand::AsyncEventRequest;
+        self.post(&Order { command, nsid: 0, data: None, addresses: None })
     }
 
-    /// As [`AdminPath::post`], with given PRP entries (Create I/O Queue takes the queue's base).
-    fn post_with(
-        &self,
-        command: AdminCommand,
-        nsid: u32,
-        data: Option<DmaSlice>,
-        base: Option<(u64, u64)>,
-    ) -> Result<Arc<Request>, NvmeError> {
-        let label = Label { opcode: command.opcode().name(), nsid, lba: 0 };
+    /// Posts a command; `None` when the queue is full.
+    fn post(&self, order: &Order) -> Result<Option<Arc<Request>>, AdminError> {
         let mut inner = self.queue.lock();
         if !inner.open {
-            return Err(gone(&self.device.name, "its admin queue is closed"));
+            return Err(AdminError::Closed(gone(&self.device.name, "its admin queue is closed")));
         }
         if inner.slots.next_free().is_none() {
             self.queue.reap(&mut inner, self.device, self.counters, self.bounces);
         }
-        let Some((slot, cid)) = inner.slots.next_free() else {
-            return Err(label.timed_out(&self.device.name, "the admin queue was full"));
+        let Some((slot, cid)) = inner.slots.next_free() else { return Ok(None) };
+        let bounds = || {
+            let bounds = NvmeError::bounds(&self.device.name, "posting an admin command");
+            move |out| AdminError::Ended(bounds(out))
         };
-        let bounds = || NvmeError::bounds(&self.device.name, "posting an admin command");
-        let pointer = match (base, &data) {
+        let pointer = match (order.addresses, &order.data) {
             (Some((prp1, prp2)), _) => DataPointer::Prp { prp1, prp2 },
             (None, None) => DataPointer::NONE,
             (None, Some(slice)) => {
@@ -81,16 +90,19 @@ impl AdminPath<'_> {
                 build_prp(fragments, &inner.list_area(slot)).map_err(bounds())?
             }
         };
-        let request = Request::new(data.into_iter().collect::<Segments>(), Duration::MAX);
-        inner.sq.post_entry(&command.encode(cid, nsid, pointer)).map_err(bounds())?;
-        inner.slots.fill(Command::new(&request, label, None));
+        let segments = order.data.iter().cloned().collect::<Segments>();
+        let request = Request::new(segments, Duration::MAX);
+        let entry = order.command.encode(cid, order.nsid, pointer);
+        inner.sq.post_entry(&entry).map_err(bounds())?;
+        inner.slots.fill(Command::new(&request, order.label(), None));
         inner.sq.ring_tail(&*self.device.function);
         drop(inner);
         request.end_posting(None);
-        Ok(request)
+        Ok(Some(request))
     }
 
-    /// Posts a command and waits for it. Returns DW0 of the completion.
+    /// Posts a command and waits for it. Returns DW0 of the completion. Waits for room in the queue,
+    /// too, where others have filled it.
     pub(crate) fn run(
         &self,
         command: AdminCommand,
@@ -98,8 +110,7 @@ impl AdminPath<'_> {
         data: Option<DmaSlice>,
         timeout: Duration,
     ) -> Result<u32, AdminError> {
-        let request = self.post(command, nsid, data).map_err(AdminError::Ended)?;
-        self.wait(&request, command, nsid, timeout)
+        self.carry_out(&Order { command, nsid, data, addresses: None }, timeout)
     }
 
     /// Creates an I/O queue at the given base address.
@@ -109,9 +120,8 @@ impl AdminPath<'_> {
         base: u64,
         timeout: Duration,
     ) -> Result<u32, AdminError> {
-        let request =
-            self.post_with(command, 0, None, Some((base, 0))).map_err(AdminError::Ended)?;
-        self.wait(&request, command, 0, timeout)
+        let addresses = Some((base, 0));
+        self.carry_out(&Order { command, nsid: 0, data: None, addresses }, timeout)
     }
 
     /// Tells the controller the addresses of shadow doorbells and event indexes.
@@ -121,53 +131,56 @@ impl AdminPath<'_> {
         timeout: Duration,
     ) -> Result<u32, AdminError> {
         let command = AdminCommand::DoorbellBufferConfig;
-        let request = self.post_with(command, 0, None, Some(pages)).map_err(AdminError::Ended)?;
-        self.wait(&request, command, 0, timeout)
+        self.carry_out(&Order { command, nsid: 0, data: None, addresses: Some(pages) }, timeout)
     }
 
-    fn wait(
-        &self,
-        request: &Request,
-        command: AdminCommand,
-        nsid: u32,
-        timeout: Duration,
-    ) -> Result<u32, AdminError> {
+    fn carry_out(&self, order: &Order, timeout: Duration) -> Result<u32, AdminError> {
         let function = &self.device.function;
-        let label = Label { opcode: command.opcode().name(), nsid, lba: 0 };
+        let label = order.label();
+        let mut request = self.post(order)?;
         let began = function.now();
         let end = began.saturating_add(timeout);
         let mut next_look = began.saturating_add(CHECK_INTERVAL);
         let mut spins = 0;
         loop {
             self.queue.try_reap(self.device, self.counters, self.bounces);
-            if request.is_done() {
-                return request.take_result().map_err(AdminError::Ended);
+            match &request {
+                Some(request) if request.is_done() => {
+                    return request.take_result().map_err(AdminError::Ended);
+                }
+                Some(_) => {}
+                None => request = self.post(order)?,
             }
             let now = function.now();
             if now >= next_look {
                 next_look = now.saturating_add(CHECK_INTERVAL);
-                if let Some(error) = self.failure(request, label) {
+                let is_done = || request.as_ref().is_some_and(|request| request.is_done());
+                if let Some(error) = self.failure(is_done, label) {
                     return Err(AdminError::Hung(error));
                 }
             }
             if now >= end {
-                let error = label.timed_out(&self.device.name, "the controller did not answer");
-                return Err(AdminError::Hung(error));
+                let timed_out = |how| label.timed_out(&self.device.name, how);
+                return Err(match request {
+                    Some(_) => AdminError::Hung(timed_out("the controller did not answer")),
+                    // Those who filled the queue find out why.
+                    None => AdminError::Ended(timed_out("the admin queue had no room")),
+                });
             }
             function.relax(spins);
             spins = spins.saturating_add(1);
         }
     }
 
-    /// Why a command in flight will not be answered, if the controller has failed or gone.
-    fn failure(&self, request: &Request, label: Label) -> Option<NvmeError> {
+    /// Why a command will not be answered, if the controller has failed or gone.
+    fn failure(&self, is_done: impl Fn() -> bool, label: Label) -> Option<NvmeError> {
         let csts = self.device.csts();
         if csts.rdy() && !csts.cfs() {
             return None;
         }
         // A reset that another thread carries out looks the same. It closes the queue first and ends
         // the command before it opens the queue again.
-        if !self.queue.lock().open || request.is_done() {
+        if !self.queue.lock().open || is_done() {
             return None;
         }
         Some(match csts.is_removed() {

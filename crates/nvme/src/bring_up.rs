@@ -82,6 +82,14 @@ impl Core {
         pair.try_reap(&self.device, &self.counters, &self.bounces);
     }
 
+    /// The same, after another thread that is doing so.
+    pub(crate) fn reap_after_others(&self, pair: &QueuePair) {
+        let mut inner = pair.lock();
+        if inner.open {
+            pair.reap(&mut inner, &self.device, &self.counters, &self.bounces);
+        }
+    }
+
     /// Stops the controller and creates the admin queues.
     pub(crate) fn start_admin(&self) -> Result<(), NvmeError> {
         match self.device.disable() {
@@ -152,23 +160,11 @@ impl Core {
                 let device = Arc::clone(&self.device.name);
                 Err(AdminError::Ended(NvmeError::QueueGrant { device, asked, sq, cq }))
             }
-            _ => self.check_doorbells(asked).map_err(AdminError::Ended),
+            _ => {
+                let pairs = u16::try_from(asked).unwrap_or(u16::MAX);
+                check_doorbells(&self.device, pairs).map_err(AdminError::Ended)
+            }
         }
-    }
-
-    /// Checks that the last doorbell lies in the registers that the platform has mapped.
-    fn check_doorbells(&self, queue_pairs: u32) -> Result<(), NvmeError> {
-        let (_, last) = self.device.doorbells(u16::try_from(queue_pairs).unwrap_or(u16::MAX));
-        let len = self.device.function.registers_len();
-        if last + 4 <= len {
-            return Ok(());
-        }
-        Err(NvmeError::Invalid {
-            device: Arc::clone(&self.device.name),
-            what: "I/O queue pairs",
-            expected: format!("doorbells within {len} bytes of registers"),
-            got: queue_pairs.into(),
-        })
     }
 
     fn create_pair(&self, pair: &QueuePair, timeout: Duration) -> Result<(), AdminError> {
@@ -298,6 +294,8 @@ pub(crate) fn check_options(device: &Device, options: &Options) -> Result<(), Nv
     if pairs.is_none_or(|pairs| pairs == u16::MAX) {
         return Err(refuse("I/O queue pairs", "65534 or fewer in all".into(), 65_535));
     }
+    // Before the admin queue is used, whose doorbells lie before those.
+    check_doorbells(device, 1)?;
     let most = device.cap.max_queue_entries().min(MAX_DEPTH);
     if !(2..=most).contains(&options.queue_depth) {
         let expected = format!("2 to {most} entries (CAP.MQES and the driver's limit)");
@@ -309,6 +307,30 @@ pub(crate) fn check_options(device: &Device, options: &Options) -> Result<(), Nv
         return Err(refuse("largest transfer", expected, transfer as u64));
     }
     Ok(())
+}
+
+/// Checks that the last doorbell of so many I/O queue pairs lies in the registers that the platform has
+/// mapped. Writes beyond go nowhere, and commands would hang.
+fn check_doorbells(device: &Device, queue_pairs: u16) -> Result<(), NvmeError> {
+    let len = device.function.registers_len();
+    let fits = |pairs: u16| device.doorbells(pairs).1 + 4 <= len;
+    if fits(queue_pairs) {
+        return Ok(());
+    }
+    if !fits(1) {
+        return Err(NvmeError::Unsupported {
+            device: Arc::clone(&device.name),
+            what: "CAP.DSTRD",
+            expected: format!("the doorbells of a queue pair within {len} bytes of registers"),
+            got: device.cap.dstrd().into(),
+        });
+    }
+    Err(NvmeError::Invalid {
+        device: Arc::clone(&device.name),
+        what: "I/O queue pairs",
+        expected: format!("doorbells within {len} bytes of registers"),
+        got: queue_pairs.into(),
+    })
 }
 
 /// Identifies the controller and its namespaces, and makes the I/O queue pairs in memory of `carver`,

@@ -39,8 +39,17 @@ pub(crate) struct ControllerMemory {
 }
 
 impl ControllerMemory {
-    /// Finds the buffer and tells the controller its address.
+    /// Finds the buffer and tells the controller its address. Where that fails nothing is left of it.
     pub(crate) fn find(device: &Device) -> Result<Self, NvmeError> {
+        let before = Cmbmsc(device.function.read64(Register::Cmbmsc.offset()));
+        Self::try_find(device, before).inspect_err(|_| {
+            if device.cap.cmbs() {
+                Self::hide(device);
+            }
+        })
+    }
+
+    fn try_find(device: &Device, before: Cmbmsc) -> Result<Self, NvmeError> {
         let unsupported = |what, expected: &str, got| NvmeError::Unsupported {
             device: Arc::clone(&device.name),
             what,
@@ -53,7 +62,6 @@ impl ControllerMemory {
         }
         let function = &device.function;
         let size = || Cmbsz(function.read32(Register::Cmbsz.offset()));
-        let before = Cmbmsc(function.read64(Register::Cmbmsc.offset()));
         if !before.cre() && size().sz() != 0 {
             let expected = "0 before CMBMSC.CRE is set: a buffer as in NVMe 1.4 or later, not one at \
                             a fixed bus address";

@@ -10,6 +10,7 @@ use crate::admin::AdminError;
 use crate::bring_up::{Core, Facts, check_options, discover};
 use crate::device::{Device, gone};
 use crate::events::Events;
+use crate::inflight::Label;
 use crate::pair::QueuePair;
 use crate::queue_memory::Carver;
 use crate::{CounterValues, Namespace, NvmeError, Options};
@@ -179,8 +180,9 @@ impl Controller {
         matches!(self.state(), State::Live | State::Resetting)
     }
 
-    /// Runs an admin command and waits for it. Returns DW0 of its completion. A command that the
-    /// controller does not answer in time leads to a reset.
+    /// Runs an admin command and waits for it, first for room in the admin queue or the end of a
+    /// reset. Returns DW0 of its completion. A command that the controller does not answer in time
+    /// leads to a reset.
     ///
     /// Do not create or delete queues or change the number of queues with it. After Format NVM, open
     /// the controller anew.
@@ -194,9 +196,9 @@ impl Controller {
         data: Option<DmaSlice>,
         timeout: Duration,
     ) -> Result<u32, NvmeError> {
-        self.check_usable()?;
-        let result = self.core.path().run(command, nsid, data, timeout);
-        result.map_err(|error| self.recover_admin(error))
+        self.admin_by(command, nsid, timeout, |left| {
+            self.core.path().run(command, nsid, data.clone(), left)
+        })
     }
 
     /// Reads the SMART / health log of the controller.
@@ -213,18 +215,42 @@ impl Controller {
     /// # Errors
     /// As [`Controller::admin`].
     pub fn log_page(&self, lid: u8) -> Result<[u8; 512], NvmeError> {
-        self.check_usable()?;
         let command = AdminCommand::GetLogPage { lid, bytes: 512, offset: 0, retain_event: false };
         let nsid = gcos_layout::nvme::NSID_ALL;
-        let result = self.core.path().fetch::<512>(command, nsid, self.options.admin_timeout);
-        result.map_err(|error| self.recover_admin(error))
+        self.admin_by(command, nsid, self.options.admin_timeout, |left| {
+            self.core.path().fetch::<512>(command, nsid, left)
+        })
     }
 
-    fn recover_admin(&self, error: AdminError) -> NvmeError {
-        if let AdminError::Hung(error) = &error {
-            self.reset_because(&error.to_string());
+    /// Carries an admin command out with `run`, which is given the time that is left. Waits for the
+    /// end of a reset that is under way, as requests do.
+    fn admin_by<T>(
+        &self,
+        command: AdminCommand,
+        nsid: u32,
+        timeout: Duration,
+        run: impl Fn(Duration) -> Result<T, AdminError>,
+    ) -> Result<T, NvmeError> {
+        let end = self.now().saturating_add(timeout);
+        let mut spins = 0;
+        loop {
+            self.check_usable()?;
+            let left = end.saturating_sub(self.now());
+            match run(left) {
+                Err(AdminError::Closed(_)) if left.is_zero() => {
+                    let label = Label { opcode: command.opcode().name(), nsid, lba: 0 };
+                    return Err(label.timed_out(&self.core.device.name, "a reset was under way"));
+                }
+                Err(AdminError::Closed(_)) => {}
+                Err(AdminError::Hung(error)) => {
+                    self.reset_because(&error.to_string());
+                    return Err(error);
+                }
+                result => return result.map_err(AdminError::into_inner),
+            }
+            self.core.device.function.relax(spins);
+            spins = spins.saturating_add(1);
         }
-        error.into_inner()
     }
 
     pub(crate) fn check_usable(&self) -> Result<(), NvmeError> {

@@ -21,6 +21,9 @@ pub struct CounterValues {
     pub events: u64,
     /// Doorbell registers rung because a command waited and the shadow doorbell alone had been used.
     pub doorbells_repeated: u64,
+    /// Commands that a waiter found complete after some time without an interrupt. A few may be chance;
+    /// many mean that interrupts do not arrive.
+    pub interrupts_missed: u64,
     /// Commands whose memory was leaked because the controller could not be stopped.
     pub leaked_commands: u64,
 }
@@ -55,6 +58,7 @@ counters!(
     bounces,
     events,
     doorbells_repeated,
+    interrupts_missed,
     leaked_commands
 );
 

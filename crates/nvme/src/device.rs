@@ -70,9 +70,33 @@ impl Device {
             let expected = "0: memory pages of 4 KiB, the only ones that the driver uses";
             return Err(unsupported("CAP.MPSMIN", expected, cap.mpsmin().into()));
         }
+        if cap.mqes() == 0 {
+            let expected = "1 or more: queues of at least 2 entries, as the specification has it";
+            return Err(unsupported("CAP.MQES", expected, 0));
+        }
         let version = Vs(function.read32(Register::Vs.offset()));
         let ready_timeout = ready_timeout(&*function, cap);
         Ok(Self { function, name, cap, version, ready_timeout })
+    }
+
+    /// Whether the capabilities are what they were at opening, as far as the driver has built on them:
+    /// they place doorbells and bound queues.
+    pub(crate) fn check_same(&self) -> Result<(), NvmeError> {
+        let now = Cap(self.function.read64(Register::Cap.offset()));
+        if now.0 == u64::MAX || now.0 == 0 {
+            return Err(gone(&self.name, "its registers read as nothing but ones or zeros"));
+        }
+        // How long it takes to become ready may change with its firmware.
+        if now.with_to(0) == self.cap.with_to(0) {
+            return Ok(());
+        }
+        Err(gone(
+            &self.name,
+            &format!(
+                "its capabilities changed: expected CAP {:#x}, found {:#x}; open it again",
+                self.cap.0, now.0
+            ),
+        ))
     }
 
     /// For tests: whatever the registers say.

@@ -34,6 +34,8 @@ pub(crate) struct Events(Mutex<EventState>);
 #[derive(Debug, Default)]
 struct EventState {
     posted: Vec<Arc<Request>>,
+    /// Requests that are to be posted when the queue has room.
+    owed: usize,
     health: Health,
 }
 
@@ -59,15 +61,22 @@ impl Controller {
         // A reset has ended all but those that were posted since, by whoever was handling an event.
         state.posted.retain(|request| !request.is_done());
         let wanted = usize::from(self.facts.identity.async_event_limit.min(POSTED));
-        for _ in state.posted.len()..wanted {
-            self.post_event_request(&mut state);
-        }
+        state.owed = wanted.saturating_sub(state.posted.len());
+        self.post_event_requests(&mut state);
     }
 
-    fn post_event_request(&self, state: &mut EventState) {
-        match self.core.path().post(AdminCommand::AsyncEventRequest, 0, None) {
-            Ok(request) => state.posted.push(request),
-            Err(error) => tracing::debug!(%error, "asynchronous event request not posted"),
+    fn post_event_requests(&self, state: &mut EventState) {
+        while state.owed > 0 {
+            match self.core.path().post_event_request() {
+                Ok(Some(request)) => state.posted.push(request),
+                // The next look at events tries again; after a reset all are posted anew.
+                Ok(None) => return,
+                Err(error) => {
+                    let error = error.into_inner();
+                    tracing::debug!(%error, "asynchronous event request not posted");
+                }
+            }
+            state.owed -= 1;
         }
     }
 
@@ -87,6 +96,7 @@ impl Controller {
                 Err(error) => tracing::debug!(%error, "asynchronous event request ended"),
             }
         }
+        self.post_event_requests(&mut state);
         drop(state);
         if let Some(AdminError::Hung(error)) = hung {
             self.reset_because(&error.to_string());
@@ -102,7 +112,8 @@ impl Controller {
             log_page = event.log_page(), "asynchronous event"
         );
         let result = self.acknowledge(state, event);
-        self.post_event_request(state);
+        state.owed += 1;
+        self.post_event_requests(state);
         result
     }
 

@@ -116,11 +116,20 @@ impl Core {
                 before.model, before.serial, before.cntlid, now.model, now.serial, now.cntlid
             )));
         }
-        if (now.mdts, now.sgls, now.oncs) != (before.mdts, before.sgls, before.oncs) {
+        // A write cache that was not there would lose what nobody has flushed.
+        let abilities = |of: &IdentifyController| {
+            let atomic = of.atomic_write_power_fail_blocks;
+            (of.mdts, of.sgls, of.oncs, of.volatile_write_cache(), atomic)
+        };
+        if abilities(&now) != abilities(before) {
+            let say = |of: &IdentifyController| {
+                let (mdts, sgls, oncs, cache, atomic) = abilities(of);
+                format!("MDTS {mdts}, {sgls:?}, {oncs:?}, write cache {cache}, AWUPF {atomic}")
+            };
             return Err(changed(format!(
-                "its abilities changed: expected MDTS {}, {:?}, {:?}, found MDTS {}, {:?}, {:?}; \
-                 open it again",
-                before.mdts, before.sgls, before.oncs, now.mdts, now.sgls, now.oncs
+                "its abilities changed: expected {}, found {}; open it again",
+                say(before),
+                say(&now)
             )));
         }
         for before in facts.namespaces.iter().filter(|namespace| namespace.unusable.is_none()) {

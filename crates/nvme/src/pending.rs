@@ -3,6 +3,7 @@ use std::time::Duration;
 
 use crate::NvmeError;
 use crate::controller::Controller;
+use crate::counters::add;
 use crate::inflight::Request;
 
 /// A request that was submitted. Dropping it does not stop the I/O: memory stays lent until the I/O
@@ -56,14 +57,33 @@ impl Pending {
     #[cold]
     fn wait_on(&mut self) {
         let mut spins = 0;
+        let mut told = true;
         loop {
             let seen = self.interrupts_seen();
+            if !told {
+                self.look(true);
+                if self.request.is_done() {
+                    return add(&self.controller.core.counters.interrupts_missed, 1);
+                }
+            }
             self.progress(true);
             if self.request.is_done() {
                 return;
             }
-            self.pause(spins, seen);
+            told = self.pause(spins, seen);
             spins = spins.saturating_add(1);
+        }
+    }
+
+    /// Takes completions, unless another thread does. A waiter that is going to sleep takes them
+    /// itself: the other thread may have looked before the interrupt that this one was woken by, and
+    /// there will be no second one.
+    #[inline]
+    fn look(&self, wait: bool) {
+        let pair = self.controller.pair(self.pair);
+        match wait && pair.interrupt.is_some() {
+            true => self.controller.core.reap_after_others(pair),
+            false => self.controller.core.reap(pair),
         }
     }
 
@@ -73,11 +93,11 @@ impl Pending {
         if self.request.is_done() {
             return;
         }
-        let pair = self.controller.pair(self.pair);
-        self.controller.core.reap(pair);
+        self.look(wait);
         if self.request.is_done() {
             return;
         }
+        let pair = self.controller.pair(self.pair);
         let now = self.controller.now();
         if now >= self.deadline {
             self.controller.expire(pair, &self.request, wait);
@@ -90,13 +110,14 @@ impl Pending {
         self.controller.pair(self.pair).interrupt.as_ref().map_or(0, |vector| vector.seen())
     }
 
-    fn pause(&self, spins: u32, seen: u64) {
+    /// Whether there is something to look at, and not just time that has passed.
+    fn pause(&self, spins: u32, seen: u64) -> bool {
         let controller = &self.controller;
         controller.core.device.function.relax(spins);
-        if let Some(vector) = &controller.pair(self.pair).interrupt {
+        controller.pair(self.pair).interrupt.as_ref().is_none_or(|vector| {
             let left = self.deadline.saturating_sub(controller.now());
-            vector.sleep(seen, left);
-        }
+            vector.sleep(seen, left)
+        })
     }
 
     fn take(&mut self) -> Result<(), NvmeError> {

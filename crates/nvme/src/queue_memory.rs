@@ -50,7 +50,7 @@ impl PartialEq for QueueMemory {
             (None, None) => true,
             (Some(a), Some(b)) => {
                 let ((memory_a, offset_a), (memory_b, offset_b)) = (a.memory(), b.memory());
-                Arc::ptr_eq(memory_a, memory_b) && offset_a == offset_b && a.len() == b.len()
+                std::ptr::eq(memory_a, memory_b) && offset_a == offset_b && a.len() == b.len()
             }
             _ => false,
         };

@@ -93,7 +93,9 @@ impl Controller {
             let command = AdminCommand::Abort { sqid: pair.qid, cid };
             match self.core.path().run(command, 0, None, left) {
                 Ok(_) => {}
-                Err(AdminError::Ended(error)) => tracing::debug!(%error, "abort was refused"),
+                Err(AdminError::Ended(error) | AdminError::Closed(error)) => {
+                    tracing::debug!(%error, "abort was refused");
+                }
                 Err(AdminError::Hung(_)) => return,
             }
         }
@@ -146,7 +148,9 @@ impl Controller {
     fn come_back(&self) {
         let result = self
             .core
-            .start_admin()
+            .device
+            .check_same()
+            .and_then(|()| self.core.start_admin())
             .and_then(|()| self.core.check_same(&self.facts, self.options.admin_timeout))
             .and_then(|()| self.core.start_io(&self.options, &self.facts.identity));
         match result {

@@ -53,7 +53,7 @@ impl ShadowPages {
             events: self.events.clone(),
             offset: index * stride,
             last: 0,
-            rung: 0,
+            told: true,
             always: qid == 0,
         };
         (shadow(index), shadow(index + 1))
@@ -74,8 +74,9 @@ pub(crate) struct ShadowDoorbell {
     offset: usize,
     /// Value stored last.
     last: u32,
-    /// Value that the register was last rung with.
-    rung: u32,
+    /// Whether the register was rung with it. The values themselves do not tell: in a small queue they
+    /// come back to the one that was rung last.
+    told: bool,
     /// The admin queue's: controllers differ in whether they look at its shadow, so the register is
     /// always rung, too.
     always: bool,
@@ -85,7 +86,10 @@ impl ShadowDoorbell {
     /// Stores a doorbell's value: whether the register has to be rung as well.
     pub(crate) fn store(&mut self, value: u32) -> bool {
         let old = std::mem::replace(&mut self.last, value);
-        // Release: the entries are there before the value that tells of them.
+        // Entries and lists may lie in memory of a device that is mapped write-combining: only a fence
+        // has them there before the value that tells of them. A store to a register needs none of its
+        // own (see [`gcos_hw::Function::write32`]), but this is none.
+        fence(Ordering::SeqCst);
         let stored = self.values.store_u32(self.offset, value.to_le(), Ordering::Release);
         // The value is visible before the event index is looked at. The controller stores the event
         // index before it looks at the value for the last time: one of the two sees the other.
@@ -95,21 +99,18 @@ impl ShadowDoorbell {
             (Ok(()), Ok(event)) => self.always || is_passed(event, old, value),
             _ => true,
         };
-        if ring {
-            self.rung = value;
-        }
+        self.told = ring || self.told && old == value;
         ring
     }
 
     /// The value stored last, if the register was not rung with it.
     pub(crate) fn not_rung(&mut self) -> Option<u32> {
-        let value = self.last;
-        (std::mem::replace(&mut self.rung, value) != value).then_some(value)
+        (!std::mem::replace(&mut self.told, true)).then_some(self.last)
     }
 
     /// For queues that are made anew.
     pub(crate) fn reset(&mut self) {
-        (self.last, self.rung) = (0, 0);
+        (self.last, self.told) = (0, true);
     }
 }
 
@@ -135,7 +136,7 @@ pub(crate) fn refusal(device: &Device, io_queue_pairs: u16, lent: u16) -> Option
         return Some(invalid("lent queue pairs", expected, lent));
     }
     if !ShadowPages::hold(device, io_queue_pairs) {
-        let most = PAGE_BYTES / 2 / device.cap.doorbell_stride() - 1;
+        let most = (PAGE_BYTES / 2 / device.cap.doorbell_stride()).saturating_sub(1);
         let expected = format!("at most {most} with shadow doorbells");
         return Some(invalid("I/O queue pairs", expected, io_queue_pairs));
     }
@@ -145,6 +146,29 @@ pub(crate) fn refusal(device: &Device, io_queue_pairs: u16, lent: u16) -> Option
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::test_device::{device, space};
+
+    #[test]
+    fn a_value_that_comes_back_without_a_ring_is_rung_when_asked() {
+        for entries in [2, 3, 4] {
+            let device = device(space());
+            let pages = ShadowPages::new(&device).unwrap();
+            let (mut tail, _) = pages.of(&device, 1);
+            assert_eq!(tail.not_rung(), None, "nothing was posted");
+            assert!(tail.store(1), "passes event index 0");
+            assert_eq!(tail.not_rung(), None, "the register knows");
+            // A controller that is busy looking: it wants no rings.
+            for moved in 1..=entries {
+                let value = (1 + moved) % entries;
+                pages.events.store_u32(tail.offset, value, Ordering::Relaxed).unwrap();
+                assert!(!tail.store(value));
+            }
+            assert_eq!(tail.last, 1, "once around");
+            assert!(!tail.store(1), "moves nothing");
+            assert_eq!(tail.not_rung(), Some(1), "{entries} entries");
+            assert_eq!(tail.not_rung(), None, "once is enough");
+        }
+    }
 
     #[test]
     fn an_event_index_is_passed_when_it_lies_in_what_was_moved_over() {

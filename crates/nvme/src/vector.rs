@@ -15,56 +15,59 @@ const SLICE: Duration = Duration::from_millis(5);
 pub(crate) struct Vector {
     pub(crate) index: u16,
     event: Arc<EventFd>,
-    /// Held by the one waiter that sleeps on the event; the others sleep on `woken`.
-    leader: Mutex<()>,
-    /// How often waiters were told to look at their queues.
-    wakes: Mutex<u64>,
+    slice: Duration,
+    state: Mutex<State>,
     woken: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// How often waiters were told to look at their queues.
+    wakes: u64,
+    /// Whether a waiter, the leader, sleeps on the event; the others sleep on `woken`.
+    led: bool,
 }
 
 impl Vector {
     pub(crate) fn new(index: u16, event: Arc<EventFd>) -> Self {
-        let (leader, wakes, woken) = (Mutex::new(()), Mutex::new(0), Condvar::new());
-        Self { index, event, leader, wakes, woken }
+        Self { index, event, slice: SLICE, state: Mutex::default(), woken: Condvar::new() }
     }
 
     /// To be taken before looking at a queue, and given to [`Vector::sleep`]: an interrupt between the
     /// two, which somebody else may have taken, then ends the sleep at once.
     pub(crate) fn seen(&self) -> u64 {
-        *self.wakes.lock()
+        self.state.lock().wakes
     }
 
-    /// Sleeps until an interrupt, until another waiter has something to tell, or a slice of time.
-    pub(crate) fn sleep(&self, seen: u64, longest: Duration) {
-        let longest = longest.min(SLICE);
-        match self.leader.try_lock() {
-            Some(leading) => {
-                if self.seen() != seen {
-                    return;
-                }
-                let signalled = self.event.wait(longest);
-                // Told before the lead is free, so that whoever takes it has not missed this one; and
-                // woken after, so that one of the others can take it.
-                if signalled {
-                    *self.wakes.lock() += 1;
-                }
-                drop(leading);
-                if signalled {
-                    self.woken.notify_all();
-                }
-            }
-            None => {
-                let mut wakes = self.wakes.lock();
-                if *wakes == seen {
-                    self.woken.wait_for(&mut wakes, longest);
-                }
-            }
+    /// Sleeps until an interrupt, until another waiter has something to tell, or a slice of time:
+    /// whether there was anything but the time.
+    pub(crate) fn sleep(&self, seen: u64, longest: Duration) -> bool {
+        let longest = longest.min(self.slice);
+        let mut state = self.state.lock();
+        if state.wakes != seen {
+            return true;
         }
+        if state.led {
+            self.woken.wait_for(&mut state, longest);
+            return state.wakes != seen;
+        }
+        state.led = true;
+        drop(state);
+        let signalled = self.event.wait(longest);
+        let mut state = self.state.lock();
+        state.led = false;
+        state.wakes += u64::from(signalled);
+        let told = state.wakes != seen;
+        drop(state);
+        // Without an interrupt, too: the leader may have nothing left to wait for, and then one of the
+        // others must take the lead, or interrupts would find nobody.
+        self.woken.notify_all();
+        told
     }
 
     /// Whoever reaps, also in order to submit, tells the others: their commands may have ended.
     pub(crate) fn wake(&self) {
-        *self.wakes.lock() += 1;
+        self.state.lock().wakes += 1;
         self.woken.notify_all();
     }
 }
@@ -98,12 +101,45 @@ mod tests {
         let vector = Vector::new(1, Arc::new(EventFd::new().unwrap()));
         let seen = vector.seen();
         vector.event.signal();
-        vector.sleep(seen, Duration::from_secs(1));
+        assert!(vector.sleep(seen, Duration::from_secs(1)));
         assert!(!vector.event.take(), "taken by the first");
         let began = Instant::now();
         for _ in 0..100 {
-            vector.sleep(seen, Duration::from_secs(1));
+            assert!(vector.sleep(seen, Duration::from_secs(1)));
         }
         assert!(began.elapsed() < 100 * SLICE / 2, "not slept: {:?}", began.elapsed());
+        assert!(!vector.sleep(vector.seen(), SLICE), "nothing was told");
+    }
+
+    /// Waits until `done` holds; panics when that takes too long.
+    fn wait_until(what: &str, done: impl Fn() -> bool) {
+        let began = Instant::now();
+        while !done() {
+            assert!(began.elapsed() < Duration::from_secs(10), "{what}");
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn a_leader_that_leaves_without_an_interrupt_hands_the_lead_over() {
+        for _ in 0..50 {
+            // Whoever is forgotten sleeps for long.
+            let slice = Duration::from_secs(20);
+            let vector = Vector { slice, ..Vector::new(1, Arc::new(EventFd::new().unwrap())) };
+            let began = Instant::now();
+            let seen = vector.seen();
+            std::thread::scope(|scope| {
+                let leader = scope.spawn(|| vector.sleep(seen, Duration::from_millis(1)));
+                wait_until("no leader", || vector.state.lock().led || leader.is_finished());
+                let sleep = || while !vector.sleep(seen, slice) {};
+                let followers: Vec<_> = (0..4).map(|_| scope.spawn(sleep)).collect();
+                assert!(!leader.join().unwrap());
+                wait_until("nobody takes the lead", || vector.state.lock().led);
+                vector.event.signal();
+                followers.into_iter().for_each(|follower| follower.join().unwrap());
+            });
+            assert_eq!(vector.seen(), 1, "one interrupt");
+            assert!(began.elapsed() < slice / 2, "somebody was forgotten");
+        }
     }
 }

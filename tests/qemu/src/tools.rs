@@ -29,10 +29,8 @@ impl Tools {
 
     /// A program of the folder, run by the folder's own loader and libraries.
     fn program(&self, name: &str) -> Command {
-        let libraries = [
-            self.root.join("lib/x86_64-linux-gnu"),
-            self.root.join("usr/lib/x86_64-linux-gnu"),
-        ];
+        let libraries =
+            [self.root.join("lib/x86_64-linux-gnu"), self.root.join("usr/lib/x86_64-linux-gnu")];
         let path: Vec<_> = libraries.iter().map(|path| path.display().to_string()).collect();
         let mut command = Command::new(libraries[0].join("ld-linux-x86-64.so.2"));
         command.arg("--library-path").arg(path.join(":"));

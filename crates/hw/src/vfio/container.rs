@@ -4,6 +4,7 @@ use std::io;
 use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use vfio_ioctls::{VfioContainer, VfioError as LibraryError};
@@ -23,8 +24,19 @@ struct State {
     groups: usize,
     /// What is to be mapped while there is a group, by I/O virtual address. Holding the memory here
     /// keeps it from being freed before it has been unmapped.
-    mappings: BTreeMap<u64, Arc<SharedMemory>>,
+    mappings: BTreeMap<u64, Mapping>,
 }
+
+#[derive(Debug)]
+struct Mapping {
+    memory: Arc<SharedMemory>,
+    /// The device whose memory it was is not ours any more: the kernel has unmapped it, for good.
+    ended: bool,
+}
+
+/// How long a group may stay busy that is to leave. Its devices are closed; what is in the way is a
+/// child process between `fork` and `exec`, or a thread that unmaps a BAR.
+const BUSY: Duration = Duration::from_secs(2);
 
 /// What a container has mapped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -47,23 +59,32 @@ impl Container {
         Ok(Arc::new(Self { inner, state: Mutex::default() }))
     }
 
-    /// Takes a group in, through `join`; the first one brings the IOMMU with it, through `choose`.
+    /// Takes a group in, through `join`; the first one brings the IOMMU with it.
     /// Buffers that outlived the drives that were there before are mapped again.
     ///
     /// # Errors
-    /// Those of the calls, and through `refused` those of mapping again. The group must then be closed.
+    /// Those of `join`, and through `refused` those of the rest. The group must then be closed.
     pub(super) fn join<E>(
         &self,
         join: impl FnOnce() -> Result<(), E>,
-        choose: impl FnOnce() -> Result<(), E>,
-        refused: impl Fn(io::Error) -> E,
+        refused: impl Fn(&'static str, io::Error) -> E,
     ) -> Result<(), E> {
         let mut state = self.state.lock();
         join()?;
-        if state.groups == 0 {
-            choose()?;
-            for (&iova, memory) in &state.mappings {
-                self.map_now(iova, memory).map_err(&refused)?;
+        // The kernel knows best whether there is an IOMMU: groups may have left by themselves.
+        let first = match ioctl::set_iommu(self) {
+            Ok(()) => true,
+            Err(error) if state.groups > 0 && error.raw_os_error() == Some(libc::EINVAL) => false,
+            Err(error) => return Err(refused("VFIO_SET_IOMMU (type 1 v2)", error)),
+        };
+        for (&iova, mapping) in state.mappings.iter().filter(|(_, mapping)| first && !mapping.ended)
+        {
+            match self.map_now(iova, &mapping.memory) {
+                // iommufd's container keeps its mappings when the last group leaves.
+                Err(error) if error.raw_os_error() == Some(libc::EEXIST) => {}
+                result => result.map_err(|error| {
+                    refused("mapping buffers for drives that were opened again", error)
+                })?,
             }
         }
         state.groups += 1;
@@ -71,16 +92,48 @@ impl Container {
     }
 
     /// Lets a group go, through `leave`.
-    pub(super) fn leave(&self, leave: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+    pub(super) fn leave(&self, leave: impl Fn() -> io::Result<()>) -> io::Result<()> {
+        ioctl::retried(libc::EBUSY, BUSY, || {
+            let mut state = self.state.lock();
+            match leave() {
+                // When the last device of a group goes (unbind, hot unplug) the kernel takes the group
+                // out by itself as soon as the device is closed, and is often there first.
+                Err(error) if error.raw_os_error() != Some(libc::EINVAL) => return Err(error),
+                _ => {}
+            }
+            state.groups = state.groups.saturating_sub(1);
+            Ok(())
+        })
+    }
+
+    /// Ends all mappings of memory whose device is about to be given back, for good: the kernel would
+    /// let the other drives go on reaching it.
+    pub(super) fn evict(&self, memory: &Arc<SharedMemory>) {
         let mut state = self.state.lock();
-        match leave() {
-            // When the last device of a group goes (unbind, hot unplug) the kernel takes the group out by
-            // itself as soon as the device is closed, and is often there first.
-            Err(error) if error.raw_os_error() != Some(libc::EINVAL) => return Err(error),
-            _ => {}
+        for (&iova, mapping) in &mut state.mappings {
+            if mapping.ended || !Arc::ptr_eq(&mapping.memory, memory) {
+                continue;
+            }
+            match self.unmap_now(iova, memory.len()) {
+                Ok(()) => mapping.ended = true,
+                Err(error) => {
+                    tracing::error!(%error, iova, "drives still reach memory of a device given back");
+                }
+            }
         }
-        state.groups -= 1;
-        Ok(())
+    }
+
+    pub(super) fn mapped(&self) -> Mapped {
+        let state = self.state.lock();
+        Mapped { mappings: state.live().count(), bytes: state.bytes() }
+    }
+
+    fn map_now(&self, iova: u64, memory: &SharedMemory) -> io::Result<()> {
+        let address = memory.address() as *mut u8;
+        // SAFETY: the memory is reached through raw copies and atomics alone (`SharedMemory`), and
+        // `state.mappings` keeps it until it has been unmapped.
+        let result = unsafe { self.inner.vfio_dma_map(iova, memory.len(), address) };
+        result.map_err(os_error)
     }
 
     /// Ends a mapping, if the kernel has not ended it already: with the last group, which it may take out
@@ -97,19 +150,6 @@ impl Container {
             Some(libc::EINVAL) if ioctl::iommu_info(self).is_err_and(no_iommu) => Ok(()),
             _ => Err(error),
         }
-    }
-
-    pub(super) fn mapped(&self) -> Mapped {
-        let state = self.state.lock();
-        Mapped { mappings: state.mappings.len(), bytes: state.bytes() }
-    }
-
-    fn map_now(&self, iova: u64, memory: &SharedMemory) -> io::Result<()> {
-        let address = memory.address() as *mut u8;
-        // SAFETY: the memory is reached through raw copies and atomics alone (`SharedMemory`), and
-        // `state.mappings` keeps it until it has been unmapped.
-        let result = unsafe { self.inner.vfio_dma_map(iova, memory.len(), address) };
-        result.map_err(os_error)
     }
 
     /// Usable addresses as the IOMMU of the present groups sees them.
@@ -129,8 +169,12 @@ impl AsFd for Container {
 }
 
 impl State {
+    fn live(&self) -> impl Iterator<Item = &Mapping> {
+        self.mappings.values().filter(|mapping| !mapping.ended)
+    }
+
     fn bytes(&self) -> usize {
-        self.mappings.values().map(|memory| memory.len()).sum()
+        self.live().map(|mapping| mapping.memory.len()).sum()
     }
 }
 
@@ -142,20 +186,23 @@ impl DmaMapper for Container {
         if state.groups == 0 {
             return Err(refused("no drive is left in the VFIO container; open one first".into()));
         }
+        memory.pin();
         if let Err(error) = self.map_now(iova, memory) {
             return Err(refused(cure::map(&error, state.bytes(), len)));
         }
-        state.mappings.insert(iova, Arc::clone(memory));
+        state.mappings.insert(iova, Mapping { memory: Arc::clone(memory), ended: false });
         Ok(())
     }
 
     fn unmap(&self, iova: u64, len: usize) -> Result<(), HwError> {
         let refused = |reason| HwError::Map { iova, len, reason };
         let mut state = self.state.lock();
-        if state.mappings.get(&iova).is_none_or(|memory| memory.len() != len) {
+        let mapping = state.mappings.get(&iova).filter(|mapping| mapping.memory.len() == len);
+        let Some(mapping) = mapping else {
             return Err(refused("it is not mapped with this length; mappings end whole".into()));
-        }
-        if state.groups > 0 {
+        };
+        // Without a group, too: iommufd's container keeps its mappings when the last one leaves.
+        if !mapping.ended {
             self.unmap_now(iova, len)
                 .map_err(|error| refused(format!("the kernel did not unmap it: {error}")))?;
         }

@@ -34,23 +34,38 @@ pub(super) fn group(error: &io::Error, device: PciAddress, group: u32) -> String
              the group to a user"
         ),
         Some(libc::EBUSY) => format!(
-            "another process has the group; it must close it first (`fuser /dev/vfio/{group}` as root \
-             names it)"
+            "another process has the group, or another address space of this one; it must close it \
+             first (`fuser /dev/vfio/{group}` as root names the process)"
         ),
         _ => "see the kernel's log (dmesg)".into(),
     }
 }
 
-/// Putting a group into a container, or choosing its IOMMU.
+/// What EPERM from the IOMMU means.
+const NO_REMAPPING: &str = "the platform does not remap interrupts, so a drive could raise any \
+    interrupt: switch interrupt remapping (VT-d, x2APIC) on in the firmware, or, where every device is \
+    trusted, set vfio_iommu_type1.allow_unsafe_interrupts=1; if it does remap them, firmware keeps \
+    memory of its own mapped for the drive, and the kernel's log (dmesg) says so";
+
+/// Putting a group into a container.
 pub(super) fn join(error: &io::Error) -> String {
     match error.raw_os_error() {
-        Some(libc::EPERM) => "the platform does not remap interrupts, so a drive could raise any \
-            interrupt: switch interrupt remapping (VT-d, x2APIC) on in the firmware, or, where every \
-            device is trusted, set vfio_iommu_type1.allow_unsafe_interrupts=1"
-            .into(),
+        Some(libc::EPERM) => format!(
+            "a device of the group is with another driver, or another process has it through iommufd; \
+             or {NO_REMAPPING}"
+        ),
+        _ => iommu(error),
+    }
+}
+
+/// Choosing the IOMMU of a container, or asking for its address space.
+pub(super) fn iommu(error: &io::Error) -> String {
+    match error.raw_os_error() {
+        Some(libc::EPERM) => NO_REMAPPING.into(),
         Some(libc::EBUSY) => "the group is in another container or in use by another process".into(),
         Some(libc::EINVAL) => "the group's IOMMU does not fit the address space of the drives that are \
-            open already; open it in a process of its own"
+            open already: open it in a process of its own; or firmware keeps memory of its own mapped \
+            for the drive, and the kernel's log (dmesg) says so"
             .into(),
         Some(libc::ENODEV | libc::ENOTTY) => "the kernel has no type 1 IOMMU backend loaded: `modprobe \
             vfio_iommu_type1`"
@@ -62,11 +77,23 @@ pub(super) fn join(error: &io::Error) -> String {
     }
 }
 
+/// Resetting a device.
+pub(super) fn reset(error: &io::Error) -> String {
+    match error.raw_os_error() {
+        Some(libc::EAGAIN) => {
+            "the kernel has the drive locked, to take it back or to reset a neighbour; try again"
+                .into()
+        }
+        _ => "cut the drive's power and start it again if it does not come back".into(),
+    }
+}
+
 /// Opening a device of a group.
 pub(super) fn device(error: &io::Error, device: PciAddress) -> String {
     match error.raw_os_error() {
         Some(libc::ENODEV) => format!("it is not bound to vfio-pci: `gcos bind {device}`"),
         Some(libc::EBUSY) => "another process has it open".into(),
+        Some(libc::EAGAIN) => "the kernel has the drive or a neighbour locked; try again".into(),
         Some(libc::EIO) => {
             "the drive does not answer on the bus; cut its power and start it again, or \
             remove and rescan it"
@@ -92,15 +119,7 @@ pub(super) fn interrupts(error: &io::Error) -> String {
 /// Mapping memory, with what is mapped already.
 pub(super) fn map(error: &io::Error, mapped: usize, len: usize) -> String {
     let advice = match error.raw_os_error() {
-        Some(libc::ENOMEM) => {
-            let limit =
-                memlock_limit().map_or("unlimited or unknown".into(), |n| format!("{n} bytes"));
-            format!(
-                "DMA memory is locked memory: the limit (RLIMIT_MEMLOCK) is {limit}, {mapped} bytes are \
-                 mapped already and {len} more are needed; raise it with `ulimit -l unlimited`, \
-                 LimitMEMLOCK=infinity in a systemd unit, or a line in /etc/security/limits.d"
-            )
-        }
+        Some(libc::ENOMEM) => no_memory(memlock_limit(), mapped, len),
         Some(libc::ENOSPC) => "the container holds as many mappings as it may \
             (vfio_iommu_type1.dma_entry_limit); use fewer, larger buffers"
             .into(),
@@ -118,6 +137,21 @@ pub(super) fn map(error: &io::Error, mapped: usize, len: usize) -> String {
         _ => "see the kernel's log (dmesg)".into(),
     };
     format!("{error}; {advice}")
+}
+
+/// Too little memory, with so much that may be locked.
+fn no_memory(limit: Option<u64>, mapped: usize, len: usize) -> String {
+    match limit {
+        Some(limit) => format!(
+            "DMA memory is locked memory: the limit (RLIMIT_MEMLOCK) is {limit} bytes, {mapped} bytes \
+             are mapped already and {len} more are needed; raise it with `ulimit -l unlimited`, \
+             LimitMEMLOCK=infinity in a systemd unit, or a line in /etc/security/limits.d"
+        ),
+        None => format!(
+            "the system has no {len} bytes left to lock, beside {mapped} that are mapped already; there \
+             is no limit (RLIMIT_MEMLOCK), so use fewer buffers or free memory"
+        ),
+    }
 }
 
 /// The soft limit of locked memory in bytes; `None` when there is none.
@@ -142,7 +176,11 @@ mod tests {
         assert!(join(&os(libc::EPERM)).contains("allow_unsafe_interrupts"));
         assert!(device(&os(libc::ENODEV), address).contains("vfio-pci"));
         assert!(interrupts(&os(libc::ENOSPC)).contains("polled"));
-        let text = map(&os(libc::ENOMEM), 4096, 8192);
+        assert!(join(&os(libc::EPERM)).contains("iommufd"));
+        assert!(iommu(&os(libc::EPERM)).contains("allow_unsafe_interrupts"));
+        assert!(reset(&os(libc::EAGAIN)).contains("try again"));
+        assert!(no_memory(None, 0, 4096).contains("no limit"));
+        let text = no_memory(Some(65536), 4096, 8192);
         for part in ["RLIMIT_MEMLOCK", "4096 bytes are mapped", "8192 more", "LimitMEMLOCK"] {
             assert!(text.contains(part), "{text}");
         }

@@ -3,10 +3,11 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use vfio_bindings::bindings::vfio as sys;
 
-use super::group::Group;
+use super::group::Member;
 use super::ioctl::{self, RegionInfo};
 use super::{VfioError, cure};
 use crate::pci::PciAddress;
@@ -16,6 +17,10 @@ use crate::{EventFd, SharedMemory};
 const COMMAND: u64 = 0x04;
 const COMMAND_MEMORY: u16 = 1 << 1;
 const COMMAND_BUS_MASTER: u16 = 1 << 2;
+const COMMAND_NO_INTX: u16 = 1 << 10;
+
+/// How long to wait for a reset while the kernel has the device locked.
+pub(super) const LOCKED: Duration = Duration::from_secs(1);
 
 /// An open VFIO device. Closing it gives the device back: the kernel resets it.
 #[derive(Debug)]
@@ -25,11 +30,11 @@ pub(super) struct Device {
     file: File,
     config: RegionInfo,
     resettable: bool,
-    group: Arc<Group>,
+    group: Member,
 }
 
 impl Device {
-    pub(super) fn open(address: PciAddress, group: Arc<Group>) -> Result<Self, VfioError> {
+    pub(super) fn open(address: PciAddress, group: Member) -> Result<Self, VfioError> {
         let fd: OwnedFd = group.device(address)?;
         let call = |what, source| VfioError::Call {
             device: address,
@@ -72,15 +77,19 @@ impl Device {
         self.file.write_all_at(&value.to_le_bytes(), self.config.offset + offset)
     }
 
-    /// Lets the device decode its BARs and, with `master`, start transfers; or stops it from that.
+    /// Lets the device decode its BARs and start transfers, with `master`; or stops it from that.
+    ///
+    /// Pin interrupts are switched off: completions of the admin queue would raise one while MSI-X is
+    /// off, with nobody to serve it, until the kernel cuts off whoever shares the line.
     pub(super) fn command(&self, master: bool) -> Result<(), VfioError> {
         let change = || {
             let old = self.read_config(COMMAND)?;
             let new = match master {
-                true => old | COMMAND_MEMORY | COMMAND_BUS_MASTER,
+                true => old | COMMAND_MEMORY | COMMAND_BUS_MASTER | COMMAND_NO_INTX,
                 false => old & !COMMAND_BUS_MASTER,
             };
             self.write_config(COMMAND, new)?;
+            // Reading it back also waits for transfers that are on their way.
             self.read_config(COMMAND).map(|now| (now, new))
         };
         let what = "writing the PCI command register";
@@ -118,8 +127,11 @@ impl Device {
             return Err(self.unsuitable(what));
         }
         let len = usize::try_from(info.len).unwrap_or(usize::MAX);
-        SharedMemory::of_file(&self.file, info.offset, len)
-            .map_err(|source| VfioError::Resource { device: self.address, source })
+        let bar = SharedMemory::of_file(&self.file, info.offset, len)
+            .map_err(|source| VfioError::Resource { device: self.address, source })?;
+        // A child process would keep the device from being given back.
+        bar.keep_from_children();
+        Ok(bar)
     }
 
     /// How many MSI-X vectors the device has.
@@ -136,14 +148,19 @@ impl Device {
         })
     }
 
-    /// Resets the device, where the platform can: whether it could.
-    pub(super) fn reset(&self) -> Result<bool, VfioError> {
+    /// Resets the device, where the platform can: whether it could. Waits up to `patience` while the
+    /// kernel has it locked.
+    pub(super) fn reset(&self, patience: Duration) -> Result<bool, VfioError> {
         if !self.resettable {
             return Ok(false);
         }
-        let cure = "cut the drive's power and start it again if it does not come back".to_owned();
-        ioctl::device_reset(self.fd())
+        ioctl::retried(libc::EAGAIN, patience, || ioctl::device_reset(self.fd()))
             .map(|()| true)
-            .map_err(|e| self.call("VFIO_DEVICE_RESET", cure, e))
+            .map_err(|e| self.call("VFIO_DEVICE_RESET", cure::reset(&e), e))
+    }
+
+    /// Ends what other drives reach of the device's memory.
+    pub(super) fn evict(&self, memory: &Arc<SharedMemory>) {
+        self.group.evict(memory);
     }
 }

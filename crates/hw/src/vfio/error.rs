@@ -108,3 +108,45 @@ pub enum VfioError {
         source: HwError,
     },
 }
+
+/// What opening a device of a group is called in messages.
+pub(super) const GET_DEVICE_FD: &str = "VFIO_GROUP_GET_DEVICE_FD";
+
+impl VfioError {
+    /// Whether the device itself has gone or does not answer, rather than being in use or out of reach.
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        match self {
+            Self::NoDevice { .. } => true,
+            Self::Call { what, source, .. } => match source.raw_os_error() {
+                Some(libc::EIO) => true,
+                Some(libc::ENODEV) => *what == GET_DEVICE_FD,
+                _ => false,
+            },
+            _ => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_that_left_the_bus_is_gone_and_a_missing_backend_is_not() {
+        let device: PciAddress = "0000:01:00.0".parse().unwrap();
+        let call = |what, number| VfioError::Call {
+            device,
+            group: 7,
+            what,
+            cure: String::new(),
+            source: io::Error::from_raw_os_error(number),
+        };
+        assert!(VfioError::NoDevice { device }.is_gone());
+        assert!(call(GET_DEVICE_FD, libc::ENODEV).is_gone());
+        assert!(call("writing the PCI command register", libc::EIO).is_gone());
+        assert!(!call("VFIO_SET_IOMMU (type 1 v2)", libc::ENODEV).is_gone());
+        assert!(!call(GET_DEVICE_FD, libc::EBUSY).is_gone());
+        assert!(!VfioError::InUse { device }.is_gone());
+    }
+}

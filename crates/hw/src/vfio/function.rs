@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use vfio_bindings::bindings::vfio as sys;
 
-use super::device::Device;
+use super::device::{Device, LOCKED};
 use super::interrupts::Interrupts;
 use super::removed::Removed;
 use super::space::Claim;
@@ -26,6 +26,7 @@ const WATCH: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub struct VfioFunction {
     name: String,
+    address: PciAddress,
     registers: SharedMemory,
     /// Other BARs that were handed out.
     bars: Mutex<Vec<(u8, Weak<SharedMemory>)>>,
@@ -37,7 +38,6 @@ pub struct VfioFunction {
     start: Instant,
     /// Tells the watching thread to end.
     stop: Arc<EventFd>,
-    claim: Claim,
 }
 
 /// What there is while the device is ours.
@@ -45,6 +45,8 @@ pub struct VfioFunction {
 struct Live {
     device: Device,
     interrupts: Interrupts,
+    /// After the device: it can be opened again once it has been closed.
+    claim: Claim,
 }
 
 impl VfioFunction {
@@ -65,16 +67,16 @@ impl VfioFunction {
         let stop = Arc::new(stop);
         let function = Arc::new(Self {
             name: address.to_string(),
+            address,
             registers,
             bars: Mutex::default(),
             removed,
             vectors: interrupts.total(),
-            live: Mutex::new(Some(Live { device, interrupts })),
+            live: Mutex::new(Some(Live { device, interrupts, claim })),
             surrendered: AtomicBool::new(false),
             dma,
             start: Instant::now(),
             stop: Arc::clone(&stop),
-            claim,
         });
         let watched = Arc::downgrade(&function);
         thread::Builder::new()
@@ -92,7 +94,7 @@ impl VfioFunction {
     /// Its PCI address.
     #[must_use]
     pub fn address(&self) -> PciAddress {
-        self.claim.address
+        self.address
     }
 
     /// Whether it has been given back to the kernel.
@@ -109,8 +111,8 @@ impl VfioFunction {
     pub fn reset(&self) -> Result<bool, VfioError> {
         let live = self.live.lock();
         let Some(Live { device, .. }) = live.as_ref() else { return Ok(false) };
-        let done = device.reset()?;
-        // The reset has cleared the command register.
+        let done = device.reset(LOCKED)?;
+        // A reset clears the command register, and the kernel restores it; make sure.
         device.command(true)?;
         Ok(done)
     }
@@ -119,8 +121,7 @@ impl VfioFunction {
     /// goes on. Does nothing the second time.
     pub fn surrender(&self) {
         let mut slot = self.live.lock();
-        let Some(Live { device, interrupts }) = slot.take() else { return };
-        self.surrendered.store(true, Ordering::Release);
+        let Some(Live { device, interrupts, claim }) = slot.take() else { return };
         let warn = |what: &str, error: &dyn std::fmt::Display| {
             tracing::warn!(device = self.name, %error, "{what} while giving the drive back");
         };
@@ -128,8 +129,13 @@ impl VfioFunction {
         if let Err(error) = device.command(false) {
             warn("bus mastering could not be switched off", &error);
         }
-        if let Err(error) = device.reset() {
-            warn("no reset", &error);
+        // Not before: whoever drives it takes this for the end of all transfers, and uses memory anew.
+        self.surrendered.store(true, Ordering::Release);
+        match device.reset(Duration::ZERO) {
+            // Whoever unbinds the device has it locked.
+            Err(VfioError::Call { source, .. }) if source.raw_os_error() == Some(libc::EAGAIN) => {}
+            Err(error) => warn("no reset", &error),
+            Ok(_) => {}
         }
         // The kernel waits until no BAR is mapped. The addresses stay, with other memory behind them.
         let bars: Vec<_> =
@@ -140,12 +146,15 @@ impl VfioFunction {
                 warn("a BAR stays mapped", &error);
             }
         }
+        // After that, so that nobody can have mapped them in between.
+        bars.iter().for_each(|bar| device.evict(bar));
         for index in [sys::VFIO_PCI_MSIX_IRQ_INDEX, sys::VFIO_PCI_REQ_IRQ_INDEX] {
             if let Err(error) = ioctl::silence_interrupts(device.fd(), index) {
                 tracing::debug!(device = self.name, %error, index, "interrupts not switched off");
             }
         }
         drop(device);
+        drop(claim);
         interrupts.signal_all();
     }
 }
@@ -228,7 +237,7 @@ impl Function for VfioFunction {
     fn interrupt(&self, vector: u16) -> Result<Arc<EventFd>, HwError> {
         let mut live = self.live.lock();
         match live.as_mut() {
-            Some(Live { device, interrupts }) => interrupts.event(device.fd(), vector),
+            Some(Live { device, interrupts, .. }) => interrupts.event(&device.fd(), vector),
             None => Err(HwError::Invalid {
                 what: "interrupt of a drive that was given back",
                 expected: "a drive that is open",
@@ -241,7 +250,7 @@ impl Function for VfioFunction {
         let live = self.live.lock();
         let invalid = HwError::Invalid {
             what: "BAR",
-            expected: "a BAR other than 0, which holds the registers, of a drive that is open",
+            expected: "a BAR with memory, other than 0, which holds the registers, of a drive that is open",
             got: index.into(),
         };
         let Some(Live { device, .. }) = live.as_ref().filter(|_| (1..6).contains(&index)) else {
@@ -253,9 +262,15 @@ impl Function for VfioFunction {
         {
             return Ok(bar);
         }
-        let bar = device.map_bar(index.into()).map(Arc::new).map_err(|error| HwError::Os {
-            what: format!("mapping BAR {index} of {}", self.name),
-            source: std::io::Error::other(error),
+        let bar = device.map_bar(index.into()).map(Arc::new).map_err(|error| match error {
+            VfioError::Unsuitable { what, .. } => {
+                tracing::debug!(device = self.name, what, "no memory behind a BAR");
+                invalid
+            }
+            error => HwError::Os {
+                what: format!("mapping BAR {index} of {}", self.name),
+                source: std::io::Error::other(error),
+            },
         })?;
         bars.push((index, Arc::downgrade(&bar)));
         Ok(bar)

@@ -1,41 +1,112 @@
+use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
-use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use parking_lot::Mutex;
 
 use super::container::Container;
+use super::error::GET_DEVICE_FD;
 use super::{VfioError, cure, ioctl};
+use crate::SharedMemory;
 use crate::pci::PciAddress;
 
-/// How long a device may be locked by others, such as its last driver, before it can be opened.
-const BUSY: Duration = Duration::from_secs(5);
+/// How long a device may be locked by others, such as its last driver or a neighbour that is reset,
+/// before it can be opened.
+const LOCKED: Duration = Duration::from_secs(5);
+
+/// How long a group's node may be in use before it can be opened: a child process between `fork` and
+/// `exec` may hold it for a moment.
+const BUSY: Duration = Duration::from_millis(250);
 
 /// Where the kernel shows PCI functions.
 pub(super) const DEVICES: &str = "/sys/bus/pci/devices";
 
+/// The groups in a container. Each is opened once, however many of its devices are open.
+#[derive(Debug)]
+pub(super) struct Groups {
+    container: Arc<Container>,
+    /// Copied and dropped under the lock alone, so that a group is never opened while it is closed.
+    open: Mutex<HashMap<u32, Arc<Group>>>,
+}
+
+impl Groups {
+    pub(super) fn new(container: Arc<Container>) -> Arc<Self> {
+        Arc::new(Self { container, open: Mutex::default() })
+    }
+
+    /// A share in a group, which is opened if it is not.
+    pub(super) fn enter(
+        self: &Arc<Self>,
+        device: PciAddress,
+        id: u32,
+    ) -> Result<Member, VfioError> {
+        let mut open = self.open.lock();
+        let group = match open.get(&id) {
+            Some(group) => Arc::clone(group),
+            None => {
+                let group = Arc::new(Group::open(&self.container, device, id)?);
+                open.insert(id, Arc::clone(&group));
+                group
+            }
+        };
+        Ok(Member { id, group: Some(group), groups: Arc::clone(self) })
+    }
+}
+
+/// A share in a group. The group leaves its container with the last one.
+#[derive(Debug)]
+pub(super) struct Member {
+    pub(super) id: u32,
+    /// `None` only while it is dropped.
+    group: Option<Arc<Group>>,
+    groups: Arc<Groups>,
+}
+
+impl Member {
+    /// Opens a device of the group.
+    pub(super) fn device(&self, device: PciAddress) -> Result<OwnedFd, VfioError> {
+        match &self.group {
+            Some(group) => group.device(device),
+            None => Err(VfioError::NoIommu { device }),
+        }
+    }
+
+    /// Ends what drives of the container reach of a device's memory.
+    pub(super) fn evict(&self, memory: &Arc<SharedMemory>) {
+        self.groups.container.evict(memory);
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        let mut open = self.groups.open.lock();
+        self.group = None;
+        if open.get(&self.id).is_some_and(|group| Arc::strong_count(group) == 1) {
+            open.remove(&self.id);
+        }
+    }
+}
+
 /// An IOMMU group in a container: the devices that the IOMMU tells apart from all others, though not
 /// from each other.
 #[derive(Debug)]
-pub(super) struct Group {
-    pub(super) id: u32,
+struct Group {
+    id: u32,
     file: File,
     container: Arc<Container>,
 }
 
 impl Group {
     /// Opens the group and puts it into the container.
-    pub(super) fn open(
-        container: &Arc<Container>,
-        device: PciAddress,
-        id: u32,
-    ) -> Result<Arc<Self>, VfioError> {
+    fn open(container: &Arc<Container>, device: PciAddress, id: u32) -> Result<Self, VfioError> {
         let fail =
             |what, cure: String, source| VfioError::Call { device, group: id, what, cure, source };
         let path = PathBuf::from(format!("/dev/vfio/{id}"));
-        let file = match OpenOptions::new().read(true).write(true).open(&path) {
+        let open = || OpenOptions::new().read(true).write(true).open(&path);
+        let file = match ioctl::retried(libc::EBUSY, BUSY, open) {
             Ok(file) => file,
             Err(_) if Path::new(&format!("/dev/vfio/noiommu-{id}")).exists() => {
                 return Err(VfioError::NoIommuMode { device, group: id });
@@ -54,45 +125,24 @@ impl Group {
                 return Err(fail("VFIO_GROUP_GET_STATUS", cure, error));
             }
         }
-        let call = |what, result: io::Result<()>| {
-            result.map_err(|error| fail(what, cure::join(&error), error))
-        };
+        // A group that stays behind without an IOMMU leaves when its file is closed.
         container.join(
-            || call("VFIO_GROUP_SET_CONTAINER", ioctl::group_join(&file, container)),
             || {
-                // A group that stays behind without an IOMMU leaves when its file is closed.
-                call("VFIO_SET_IOMMU (type 1 v2)", ioctl::set_iommu(container))
+                let joined = ioctl::group_join(&file, container);
+                joined.map_err(|e| fail("VFIO_GROUP_SET_CONTAINER", cure::join(&e), e))
             },
-            |error| {
-                fail("mapping buffers for drives that were opened again", cure::join(&error), error)
-            },
+            |what, error| fail(what, cure::iommu(&error), error),
         )?;
-        Ok(Arc::new(Self { id, file, container: Arc::clone(container) }))
+        Ok(Self { id, file, container: Arc::clone(container) })
     }
 
     /// Opens a device of the group.
-    pub(super) fn device(&self, device: PciAddress) -> Result<OwnedFd, VfioError> {
-        let end = Instant::now() + BUSY;
-        let opened = loop {
-            match ioctl::group_device(&self.file, device) {
-                // Somebody else holds the device's lock, such as a driver that is just leaving it.
-                Err(error)
-                    if error.raw_os_error() == Some(libc::EAGAIN) && Instant::now() < end =>
-                {
-                    thread::sleep(Duration::from_millis(10));
-                }
-                opened => break opened,
-            }
-        };
+    fn device(&self, device: PciAddress) -> Result<OwnedFd, VfioError> {
+        let open = || ioctl::group_device(&self.file, device);
+        let opened = ioctl::retried(libc::EAGAIN, LOCKED, open);
         opened.map_err(|source| {
             let cure = cure::device(&source, device);
-            VfioError::Call {
-                device,
-                group: self.id,
-                what: "VFIO_GROUP_GET_DEVICE_FD",
-                cure,
-                source,
-            }
+            VfioError::Call { device, group: self.id, what: GET_DEVICE_FD, cure, source }
         })
     }
 }
@@ -100,8 +150,9 @@ impl Group {
 impl Drop for Group {
     fn drop(&mut self) {
         if let Err(error) = self.container.leave(|| ioctl::group_leave(&self.file)) {
-            // The kernel takes it out when the process ends; until then nobody else can have it.
-            tracing::error!(group = self.id, %error, "the IOMMU group could not leave its container");
+            // The kernel takes it out when whoever still has it open ends.
+            tracing::error!(group = self.id, %error, "the IOMMU group could not leave its container: \
+                a child process of this one, or a mapping of a BAR, keeps it");
         }
     }
 }

@@ -8,6 +8,8 @@ use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use vfio_bindings::bindings::vfio as sys;
 
@@ -38,6 +40,28 @@ fn check(rc: libc::c_int) -> io::Result<libc::c_int> {
     if rc < 0 { Err(io::Error::last_os_error()) } else { Ok(rc) }
 }
 
+/// Longest pause of [`retried`].
+const LONGEST_PAUSE: Duration = Duration::from_millis(16);
+
+/// Repeats a call for so long while it fails with the error `number`, which passes by itself.
+pub(super) fn retried<T>(
+    number: libc::c_int,
+    longest: Duration,
+    mut call: impl FnMut() -> io::Result<T>,
+) -> io::Result<T> {
+    let end = Instant::now() + longest;
+    let mut pause = Duration::from_millis(1);
+    loop {
+        let result = call();
+        let passing = result.as_ref().is_err_and(|e| e.raw_os_error() == Some(number));
+        if !passing || Instant::now() >= end {
+            return result;
+        }
+        thread::sleep(pause);
+        pause = (2 * pause).min(LONGEST_PAUSE);
+    }
+}
+
 /// A call without an argument.
 fn plain(fd: impl AsFd, request: libc::Ioctl) -> io::Result<()> {
     // SAFETY: the request takes no pointer.
@@ -58,7 +82,7 @@ const fn size_of<T>() -> u32 {
     std::mem::size_of::<T>() as u32
 }
 
-/// Chooses the type 1 (v2) IOMMU backend for a container that has a group.
+/// Chooses the type 1 (v2) IOMMU backend for a container that has a group. EINVAL when it has one.
 pub(super) fn set_iommu(container: impl AsFd) -> io::Result<()> {
     let fd = container.as_fd().as_raw_fd();
     let kind = libc::c_ulong::from(sys::VFIO_TYPE1v2_IOMMU);
@@ -196,8 +220,7 @@ pub(super) struct IommuInfo {
 
 /// Asks a container for its address space.
 pub(super) fn iommu_info(container: impl AsFd) -> io::Result<IommuInfo> {
-    let header = std::mem::size_of::<sys::vfio_iommu_type1_info>();
-    let mut len = header;
+    let mut len = std::mem::size_of::<sys::vfio_iommu_type1_info>();
     loop {
         // 64-bit words: aligned for every structure in the answer.
         let mut answer = vec![0u64; len.div_ceil(8)];
@@ -210,12 +233,14 @@ pub(super) fn iommu_info(container: impl AsFd) -> io::Result<IommuInfo> {
         check(unsafe { libc::ioctl(fd, IOMMU_GET_INFO, answer.as_mut_ptr()) })?;
         let bytes: Vec<u8> = answer.iter().flat_map(|word| word.to_ne_bytes()).collect();
         let wanted = read_u32(&bytes, 0).unwrap_or(0) as usize;
-        if wanted <= len || len > header {
+        if wanted <= len {
             return Ok(parse_iommu_info(&bytes));
         }
         if wanted > MOST_INFO_BYTES {
             return Err(io::Error::from_raw_os_error(libc::E2BIG));
         }
+        // What did not fit was left out, ranges first of all. A group that joined in between makes
+        // the answer longer once more.
         len = wanted;
     }
 }
@@ -283,6 +308,27 @@ mod tests {
 
     fn answer(words: &[u32]) -> Vec<u8> {
         words.iter().flat_map(|word| word.to_ne_bytes()).collect()
+    }
+
+    #[test]
+    fn a_call_is_repeated_while_its_error_passes_and_no_longer() {
+        let os = io::Error::from_raw_os_error;
+        let mut calls = 0;
+        let result = retried(libc::EBUSY, Duration::from_secs(60), || {
+            calls += 1;
+            if calls < 3 { Err(os(libc::EBUSY)) } else { Ok(calls) }
+        });
+        assert_eq!(result.unwrap(), 3);
+        let mut calls = 0;
+        let mut fail = |number| {
+            retried(libc::EBUSY, Duration::from_millis(20), || {
+                calls += 1;
+                Err::<(), _>(os(number))
+            })
+        };
+        assert_eq!(fail(libc::EBUSY).unwrap_err().raw_os_error(), Some(libc::EBUSY));
+        assert_eq!(fail(libc::EIO).unwrap_err().raw_os_error(), Some(libc::EIO));
+        assert!((3..30).contains(&calls), "{calls}");
     }
 
     #[test]

@@ -1,12 +1,12 @@
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::path::Path;
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 
 use super::container::{Container, Mapped};
 use super::device::Device;
-use super::group::{self, Group};
+use super::group::{self, Groups};
 use super::{VfioError, VfioFunction, cure, iova};
 use crate::DmaSpace;
 use crate::pci::PciAddress;
@@ -18,14 +18,10 @@ use crate::pci::PciAddress;
 #[derive(Debug)]
 pub struct VfioSpace {
     container: Arc<Container>,
+    groups: Arc<Groups>,
     dma: OnceLock<Arc<DmaSpace>>,
-    state: Mutex<State>,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    groups: HashMap<u32, Weak<Group>>,
-    open: HashSet<PciAddress>,
+    /// Functions that are driven.
+    open: Mutex<HashSet<PciAddress>>,
 }
 
 impl VfioSpace {
@@ -35,7 +31,8 @@ impl VfioSpace {
     /// [`VfioError::Container`] when VFIO is not there or may not be used.
     pub fn open() -> Result<Arc<Self>, VfioError> {
         let container = Container::open()?;
-        Ok(Arc::new(Self { container, dma: OnceLock::new(), state: Mutex::default() }))
+        let groups = Groups::new(Arc::clone(&container));
+        Ok(Arc::new(Self { container, groups, dma: OnceLock::new(), open: Mutex::default() }))
     }
 
     /// Opens a drive that is bound to vfio-pci. The kernel resets it as it is opened and closed.
@@ -45,20 +42,10 @@ impl VfioSpace {
     pub fn function(self: &Arc<Self>, address: PciAddress) -> Result<Arc<VfioFunction>, VfioError> {
         let id = group::of_device(address)?;
         let claim = Claim::take(self, address)?;
-        let group = self.group(address, id)?;
+        let group = self.groups.enter(address, id)?;
         let dma = self.address_space(address, id)?;
         let device = Device::open(address, group)?;
         VfioFunction::start(claim, device, dma)
-    }
-
-    fn group(&self, device: PciAddress, id: u32) -> Result<Arc<Group>, VfioError> {
-        let mut state = self.state.lock();
-        if let Some(group) = state.groups.get(&id).and_then(Weak::upgrade) {
-            return Ok(group);
-        }
-        let group = Group::open(&self.container, device, id)?;
-        state.groups.insert(id, Arc::downgrade(&group));
-        Ok(group)
     }
 
     /// The address space, which is known once there is a group; another group may narrow it.
@@ -66,7 +53,7 @@ impl VfioSpace {
         let resource = |source| VfioError::Resource { device, source };
         let ranges = self.container.ranges().map_err(|source| {
             let what = "VFIO_IOMMU_GET_INFO";
-            VfioError::Call { device, group, what, cure: cure::join(&source), source }
+            VfioError::Call { device, group, what, cure: cure::iommu(&source), source }
         })?;
         let usable = iova::usable(&ranges, &iova::pci_windows(Path::new(group::DEVICES)));
         if let Some(dma) = self.dma.get() {
@@ -94,7 +81,8 @@ impl VfioSpace {
     }
 }
 
-/// The right to drive a function: held by one [`VfioFunction`] of a space at a time.
+/// The right to drive a function: held by one [`VfioFunction`] of a space at a time, until the function
+/// has been given back.
 #[derive(Debug)]
 pub(super) struct Claim {
     space: Arc<VfioSpace>,
@@ -103,7 +91,7 @@ pub(super) struct Claim {
 
 impl Claim {
     fn take(space: &Arc<VfioSpace>, address: PciAddress) -> Result<Self, VfioError> {
-        if !space.state.lock().open.insert(address) {
+        if !space.open.lock().insert(address) {
             return Err(VfioError::InUse { device: address });
         }
         Ok(Self { space: Arc::clone(space), address })
@@ -112,6 +100,6 @@ impl Claim {
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        self.space.state.lock().open.remove(&self.address);
+        self.space.open.lock().remove(&self.address);
     }
 }

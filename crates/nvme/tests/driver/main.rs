@@ -3,6 +3,8 @@
 
 mod bring_up;
 mod common;
+mod hostile;
+mod interrupts;
 mod io;
 mod namespaces;
 mod placement;

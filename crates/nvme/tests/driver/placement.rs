@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::common::{bytes, config, open, options, pattern, read, refused, write};
+use crate::common::{bytes, config, open, options, pattern, read, refused, threaded, write};
 use crate::io::churn;
 use gcos_emulator::{AddressSpace, Config, Emulator};
 use gcos_hw::{DmaBuffer, DmaSlice, SharedMemory};
@@ -152,4 +152,54 @@ fn a_controller_memory_buffer_that_is_missing_or_too_small_is_refused() {
     let error = refused(small, options.clone());
     assert!(error.to_string().contains("controller memory buffer"), "{error}");
     assert!(error.to_string().contains("8192 bytes or more"), "{error}");
+}
+
+#[test]
+fn two_controllers_divide_one_window_and_reset_without_touching_each_other() {
+    let space = AddressSpace::new().unwrap();
+    let mut options = Options { io_queue_pairs: 2, max_transfer: 64 << 10, ..options() };
+    options.queue_memory = QueueMemory::GivenForAll(window(&space, 4096).1);
+    let need = options.queue_memory_bytes();
+    let (buffer, slice) = window(&space, 2 * need);
+    // What somebody left there, phase tags and all.
+    slice.fill(0, slice.len(), 0xFF).unwrap();
+    let drive = |at| {
+        let config =
+            Config { space: Some(space.clone()), serial: format!("HALF-{at}"), ..threaded(4096) };
+        let queue_memory = QueueMemory::GivenForAll(slice.slice(at, need).unwrap());
+        open(config, Options { queue_memory, ..options.clone() })
+    };
+    let drives = [drive(0), drive(need)];
+    std::thread::scope(|scope| {
+        for (_, controller) in &drives {
+            scope.spawn(|| {
+                for round in 1..=3 {
+                    works(controller);
+                    // Old entries of all phases are there now.
+                    controller.reset().unwrap();
+                    let counters = controller.counters();
+                    let seen = (counters.resets, counters.errors, counters.spurious_completions);
+                    assert_eq!(seen, (round, 0, 0));
+                }
+            });
+        }
+    });
+    assert!(is_untouched_around(&buffer));
+}
+
+#[test]
+fn queues_in_the_memory_buffer_end_with_the_function_they_belong_to() {
+    let config = Config { cmb_bytes: 128 << 10, ..threaded(4096) };
+    let options = Options { cmb: Cmb::SubmissionQueues, ..options() };
+    let (emulator, controller) = open(config, options.clone());
+    works(&controller);
+    emulator.remove();
+    // As the platform does when it takes a function away.
+    let cmb = Arc::clone(emulator.cmb().unwrap());
+    cmb.fill(0, cmb.len(), 0xFF).unwrap();
+    assert_eq!(read(&controller, 0, 4096).unwrap_err().kind(), ErrorKind::Gone);
+    drop(controller);
+    emulator.power_on();
+    assert_eq!(Cmbmsc(emulator.function().read64(Register::Cmbmsc.offset())), Cmbmsc(0));
+    works(&Controller::open(emulator.function(), options).unwrap());
 }

@@ -6,8 +6,8 @@ use std::time::Duration;
 use crate::common::{
     SECOND, alloc, config, open, options, pattern, read, request, threaded, write,
 };
-use gcos_emulator::{Action, Config, Rule};
-use gcos_layout::nvme::CriticalWarning;
+use gcos_emulator::{Action, Config, Rule, Run};
+use gcos_layout::nvme::{AdminCommand, CriticalWarning, NSID_ALL};
 use gcos_nvme::{Controller, ErrorKind, IoOp, NvmeError, Options};
 
 fn works(controller: &Arc<Controller>) {
@@ -236,4 +236,92 @@ fn recovery_repeats_alike_for_any_seed_of_steps() {
         emulator.faults().clear();
         works(&controller);
     }
+}
+
+#[test]
+fn more_admin_commands_than_the_queue_holds_wait_for_room() {
+    for run in [Run::Threads, Run::Stepped { seed: 11 }] {
+        let (emulator, controller) = open(Config { run, ..config(4096) }, options());
+        emulator.faults().add(Rule::admin(Action::Delay(Duration::from_millis(5))).opcode(0x02));
+        std::thread::scope(|scope| {
+            for _ in 0..100 {
+                scope.spawn(|| controller.smart_log().unwrap());
+            }
+        });
+        assert_eq!(controller.counters().resets, 0, "{run:?}");
+        assert_eq!(controller.counters().errors, 0, "{run:?}");
+    }
+}
+
+#[test]
+fn an_admin_command_that_finds_no_room_in_time_says_so_and_resets_nothing() {
+    let (emulator, controller) = open(threaded(4096), options());
+    emulator.faults().add(Rule::admin(Action::Delay(SECOND / 2)).opcode(0x02));
+    std::thread::scope(|scope| {
+        // The queue holds 31 commands, 4 of them event requests.
+        let readers: Vec<_> =
+            (0..27).map(|_| scope.spawn(|| controller.smart_log().unwrap())).collect();
+        std::thread::sleep(SECOND / 10);
+        let command =
+            AdminCommand::GetLogPage { lid: 2, bytes: 512, offset: 0, retain_event: false };
+        let data = alloc(&controller, 512).as_dma();
+        let error = controller.admin(command, NSID_ALL, Some(data), SECOND / 10).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Timeout);
+        assert!(error.to_string().contains("no room"), "{error}");
+        for reader in readers {
+            reader.join().unwrap();
+        }
+    });
+    assert_eq!(controller.counters().resets, 0);
+}
+
+#[test]
+fn events_are_asked_for_again_after_the_admin_queue_was_full() {
+    let (emulator, controller) = open(threaded(4096), options());
+    let spare = CriticalWarning::default().with_spare(true);
+    emulator.faults().add(Rule::admin(Action::Delay(SECOND / 50)).opcode(0x02));
+    // More than there are event requests: each must have been posted again.
+    for round in 1..=6 {
+        std::thread::scope(|scope| {
+            for _ in 0..120 {
+                scope.spawn(|| controller.smart_log().unwrap());
+            }
+            std::thread::sleep(SECOND / 100);
+            emulator.set_critical_warning(spare);
+            let began = std::time::Instant::now();
+            while controller.health().events < round {
+                assert!(began.elapsed() < 10 * SECOND, "nobody asks for events any more");
+            }
+        });
+        emulator.set_critical_warning(CriticalWarning::default());
+        // What is owed is posted by whoever looks next.
+        controller.poll_events();
+    }
+    assert_eq!((controller.counters().errors, controller.counters().resets), (0, 0));
+}
+
+#[test]
+fn admin_commands_wait_for_the_end_of_a_reset() {
+    let slow = Config { ready_delay: SECOND / 5, ..threaded(4096) };
+    let (_emulator, controller) = open(slow, options());
+    std::thread::scope(|scope| {
+        let reset = scope.spawn(|| controller.reset().unwrap());
+        std::thread::sleep(SECOND / 20);
+        controller.smart_log().unwrap();
+        assert_eq!(controller.counters().resets, 1);
+        reset.join().unwrap();
+    });
+    // Not longer than they may take.
+    std::thread::scope(|scope| {
+        let reset = scope.spawn(|| controller.reset().unwrap());
+        std::thread::sleep(SECOND / 20);
+        let command =
+            AdminCommand::GetLogPage { lid: 2, bytes: 512, offset: 0, retain_event: false };
+        let data = alloc(&controller, 512).as_dma();
+        let error = controller.admin(command, NSID_ALL, Some(data), SECOND / 50).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
+        assert!(error.to_string().contains("a reset was under way"), "{error}");
+        reset.join().unwrap();
+    });
+    controller.smart_log().unwrap();
 }

@@ -215,3 +215,14 @@ fn shadow_doorbells_are_refused_or_left_alone_where_they_cannot_be() {
         churn(&open(config, auto(options)).1, 8, 100, 0, 50);
     }
 }
+
+#[test]
+fn doorbells_too_wide_for_a_page_are_refused_and_left_alone() {
+    for doorbell_stride in [2048, 4096] {
+        let wide = || Config { doorbell_stride, ..offering(config(4096)) };
+        let error = refused(wide(), on());
+        assert!(error.to_string().contains("at most 0 with shadow doorbells"), "{error}");
+        let auto = Options { shadow_doorbells: ShadowDoorbells::Auto, ..options() };
+        churn(&open(wide(), auto).1, 8, 100, 0, 50);
+    }
+}

@@ -4,12 +4,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use gcos_emulator::{Action, Emulator, Rule};
-use gcos_hw::{DmaSpace, EventFd, Function, HwError};
+use gcos_emulator::{Action, AddressSpace, Config, Emulator, Rule};
+use gcos_hw::{DmaSpace, EventFd, Function, HwError, SharedMemory};
 use gcos_layout::nvme::{Csts, Register};
-use gcos_nvme::{Controller, ErrorKind, IoOp, NvmeError};
+use gcos_nvme::{
+    Cmb, Controller, ErrorKind, IoOp, NvmeError, Options, QueueMemory, ShadowDoorbells,
+};
 
-use crate::common::{alloc, config, options, request};
+use crate::common::{alloc, config, options, request, threaded};
 
 /// Another function, whose controller cannot be stopped while `stuck` is set.
 #[derive(Debug)]
@@ -53,6 +55,9 @@ impl Function for Unstoppable {
     fn interrupt(&self, vector: u16) -> Result<Arc<EventFd>, HwError> {
         self.inner.interrupt(vector)
     }
+    fn bar(&self, index: u8) -> Result<Arc<SharedMemory>, HwError> {
+        self.inner.bar(index)
+    }
     fn now(&self) -> Duration {
         self.inner.now()
     }
@@ -87,4 +92,55 @@ fn a_controller_that_cannot_be_stopped_is_not_opened() {
         Arc::new(Unstoppable { inner: emulator.function(), stuck: AtomicBool::new(true) });
     let error = Controller::open(function, options()).unwrap_err();
     assert!(matches!(error, NvmeError::NotReady { .. }), "{error}");
+}
+
+#[test]
+fn everything_that_a_stuck_controller_was_told_of_stays_mapped_for_ever() {
+    // Closed while stuck, or given up while in use.
+    for in_use in [false, true] {
+        let space = AddressSpace::new().unwrap();
+        let config = Config {
+            space: Some(space.clone()),
+            cmb_bytes: 1 << 20,
+            shadow_doorbells: true,
+            ..config(4096)
+        };
+        let emulator = Emulator::new(config).unwrap();
+        let function =
+            Arc::new(Unstoppable { inner: emulator.function(), stuck: AtomicBool::new(false) });
+        let given = space.dma.alloc(4 << 20).unwrap();
+        let options = Options {
+            queue_memory: QueueMemory::GivenForAll(given.as_dma()),
+            cmb: Cmb::SubmissionQueues,
+            shadow_doorbells: ShadowDoorbells::On,
+            max_transfer: 64 << 10,
+            ..options()
+        };
+        let controller = Controller::open(function.clone(), options).unwrap();
+        let cmb = Arc::downgrade(emulator.cmb().unwrap());
+        let owners = cmb.strong_count();
+        let mapped = space.table.len();
+        function.stuck.store(true, Ordering::Relaxed);
+        if in_use {
+            let error = controller.reset().unwrap_err();
+            assert!(error.to_string().contains("could not be stopped"), "{error}");
+            assert_eq!(controller.shutdown(None).unwrap_err().kind(), ErrorKind::Gone);
+        }
+        drop(controller);
+        drop(given);
+        assert_eq!(space.table.len(), mapped, "queues, lists and shadow doorbells");
+        assert_eq!(cmb.strong_count(), owners, "the memory buffer");
+    }
+}
+
+#[test]
+fn a_controller_that_is_stuck_at_the_first_reset_gets_no_memory_and_leaks_none() {
+    let space = AddressSpace::new().unwrap();
+    let config = Config { space: Some(space.clone()), ..threaded(4096) };
+    let emulator = Emulator::new(config).unwrap();
+    let inner = emulator.function();
+    let mapped = space.table.len();
+    let function = Arc::new(Unstoppable { inner, stuck: AtomicBool::new(true) });
+    assert!(Controller::open(function, options()).is_err());
+    assert_eq!(space.table.len(), mapped);
 }

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use gcos_nvme::Completion;
+use gcos_hw::PAGE_BYTES;
+use gcos_nvme::{Completion, ErrorKind, IoOp};
 
 use super::hazards::use_until_gone;
 use crate::drive::Drive;
@@ -15,6 +16,7 @@ use crate::sysfs;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 pub(crate) fn run(report: &mut Report) {
+    report.case("a reset with commands in flight ends each once and the drive works", reset);
     for (round, completion) in [(1, Completion::Polled), (2, Completion::Interrupt)] {
         let name =
             format!("a drive that is pulled out at work, {completion:?}, ends every command once");
@@ -24,6 +26,32 @@ pub(crate) fn run(report: &mut Report) {
         let ended = put_back(report, round, completion);
         report.tell(&name, ended);
     }
+}
+
+fn reset() -> Result<(), Trouble> {
+    let drive = Drive::first(Completion::Polled)?;
+    let memory = drive.alloc(32 * PAGE_BYTES)?;
+    for _ in 0..3 {
+        let reads: Vec<_> = (0..32)
+            .map(|slot| {
+                let memory = memory.slice(slot * PAGE_BYTES, PAGE_BYTES)?;
+                Ok(drive.controller.submit(drive.request(IoOp::Read, 0, memory))?)
+            })
+            .collect::<Result<_, Trouble>>()?;
+        // Time for the controller to fetch all of them; it carries them out at its slow pace.
+        thread::sleep(Duration::from_millis(50));
+        drive.controller.reset()?;
+        for read in reads {
+            match read.wait() {
+                Err(error) if error.kind() != ErrorKind::Timeout => return Err(error.into()),
+                // Carried out, or ended by the reset.
+                _ => {}
+            }
+        }
+        drive.works(1)?;
+    }
+    let resets = drive.controller.counters().resets;
+    ensure(resets == 3, || format!("3 resets asked for, {resets} carried out"))
 }
 
 fn pulled(report: &Report, round: u32, completion: Completion) -> Result<(), Trouble> {
