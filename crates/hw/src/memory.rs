@@ -180,6 +180,10 @@ impl SharedMemory {
         self.base.as_ptr() as usize
     }
 
+    fn is_anonymous(&self) -> bool {
+        matches!(self.backing, Backing::Anonymous)
+    }
+
     #[inline]
     fn at(&self, offset: usize, len: usize) -> Result<*mut u8, OutOfBounds> {
         match offset.checked_add(len) {
@@ -341,8 +345,7 @@ impl SharedMemory {
     /// # Errors
     /// [`OutOfBounds`] when the range does not fit.
     pub fn discard(&self, offset: usize, len: usize) -> Result<(), OutOfBounds> {
-        let anonymous = matches!(self.backing, Backing::Anonymous);
-        if !anonymous || self.pinned.load(Ordering::Relaxed) {
+        if !self.is_anonymous() || self.pinned.load(Ordering::Relaxed) {
             return self.fill(offset, len, 0);
         }
         self.at(offset, len)?;
@@ -367,7 +370,7 @@ impl SharedMemory {
     /// before 5.12 the parent's first write after a fork would go to a copy that no device sees.
     pub(crate) fn pin(&self) {
         self.pinned.store(true, Ordering::Relaxed);
-        if self.anonymous {
+        if self.is_anonymous() {
             self.keep_from_children();
         }
     }
