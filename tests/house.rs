@@ -23,6 +23,7 @@ const EDGES: &[Edges] = &[
     Edges { from: "gcos-layout", normal: &[], dev: &[] },
     Edges { from: "gcos-hw", normal: &[], dev: &[] },
     Edges { from: "gcos-emulator", normal: &["gcos-hw", "gcos-layout"], dev: &[] },
+    Edges { from: "gcos-cuda", normal: &["gcos-hw"], dev: &["gcos-emulator", "gcos-nvme"] },
     Edges { from: "gcos-nvme", normal: &["gcos-hw", "gcos-layout"], dev: &["gcos-emulator"] },
     Edges {
         from: "gcos-engine",
@@ -75,11 +76,13 @@ const EDGES: &[Edges] = &[
     },
 ];
 
-/// Crates that may say `unsafe`: the one that maps memory and calls the system.
-const MAY_SAY_UNSAFE: &[&str] = &["gcos-hw"];
+/// Crates that may say `unsafe`: the one that maps memory and calls the system, and the one that calls
+/// the CUDA driver and Vulkan.
+const MAY_SAY_UNSAFE: &[&str] = &["gcos-cuda", "gcos-hw"];
 
 /// External crates that only one of ours may name.
 const OWNED: &[(&str, &str)] = &[
+    ("ash", "gcos-cuda"),
     ("crc-fast", "gcos-layout"),
     ("cudarc", "gcos-cuda"),
     ("hashbrown", "gcos-store"),

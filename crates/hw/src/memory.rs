@@ -1,5 +1,7 @@
+use std::fmt;
 use std::os::fd::{AsFd, AsRawFd};
 use std::ptr::{self, NonNull};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use crate::{HwError, OutOfBounds, PAGE_BYTES};
@@ -18,10 +20,29 @@ const CHUNK_BYTES: usize = 8192;
 pub struct SharedMemory {
     base: NonNull<u8>,
     len: usize,
-    /// Whether it is anonymous memory of this process, not a file's or a device's.
-    anonymous: bool,
     /// Whether the kernel holds the pages for a device, so that they must not be exchanged.
     pinned: AtomicBool,
+    backing: Backing,
+}
+
+/// Who the memory belongs to.
+enum Backing {
+    /// This process alone: fresh pages.
+    Anonymous,
+    /// A file or a device that was mapped here.
+    Mapped,
+    /// Somebody who mapped it and takes it back when this is dropped.
+    Foreign(#[expect(dead_code, reason = "held for its drop")] Arc<dyn Send + Sync>),
+}
+
+impl fmt::Debug for Backing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Anonymous => "anonymous",
+            Self::Mapped => "mapped",
+            Self::Foreign(_) => "foreign",
+        })
+    }
 }
 
 // SAFETY: the mapping is owned by this value alone and lives until it is dropped; all access goes
@@ -66,7 +87,7 @@ impl SharedMemory {
             // SAFETY: advice on a mapping that was just made and belongs to nobody else.
             unsafe { libc::madvise(base.as_ptr().cast(), rounded, libc::MADV_HUGEPAGE) };
         }
-        Ok(Self { base, len: rounded, anonymous: true, pinned: AtomicBool::new(false) })
+        Ok(Self { base, len: rounded, pinned: AtomicBool::new(false), backing: Backing::Anonymous })
     }
 
     /// Maps `len` bytes of a file, shared with everyone else who maps them: a memory file, or a region
@@ -108,9 +129,36 @@ impl SharedMemory {
             return Err(HwError::last_os(what));
         }
         match NonNull::new(base.cast::<u8>()) {
-            Some(base) => Ok(Self { base, len, anonymous: false, pinned: AtomicBool::new(false) }),
+            Some(base) => {
+                Ok(Self { base, len, pinned: AtomicBool::new(false), backing: Backing::Mapped })
+            }
             None => Err(invalid("address of a file mapping", 0)),
         }
+    }
+
+    /// Wraps memory that somebody else has mapped, such as a window into GPU memory. It goes back when
+    /// this is dropped, by dropping `owner`.
+    ///
+    /// # Errors
+    /// [`HwError::Invalid`] when the address or the length is no multiple of the page size.
+    ///
+    /// # Safety
+    /// `len` bytes at `base` stay mapped, readable and writable, for as long as `owner` lives, and no
+    /// Rust reference into them exists meanwhile.
+    pub unsafe fn foreign(
+        base: NonNull<u8>,
+        len: usize,
+        owner: Arc<dyn Send + Sync>,
+    ) -> Result<Self, HwError> {
+        let address = base.as_ptr() as usize;
+        if len == 0 || !len.is_multiple_of(PAGE_BYTES) || !address.is_multiple_of(PAGE_BYTES) {
+            return Err(HwError::Invalid {
+                what: "memory of another owner",
+                expected: "an address and a length that are multiples of 4096",
+                got: if len.is_multiple_of(PAGE_BYTES) { address } else { len } as u64,
+            });
+        }
+        Ok(Self { base, len, pinned: AtomicBool::new(false), backing: Backing::Foreign(owner) })
     }
 
     /// Length in bytes, a multiple of the page size.
@@ -130,6 +178,10 @@ impl SharedMemory {
     #[must_use]
     pub fn address(&self) -> usize {
         self.base.as_ptr() as usize
+    }
+
+    fn is_anonymous(&self) -> bool {
+        matches!(self.backing, Backing::Anonymous)
     }
 
     #[inline]
@@ -293,7 +345,7 @@ impl SharedMemory {
     /// # Errors
     /// [`OutOfBounds`] when the range does not fit.
     pub fn discard(&self, offset: usize, len: usize) -> Result<(), OutOfBounds> {
-        if !self.anonymous || self.pinned.load(Ordering::Relaxed) {
+        if !self.is_anonymous() || self.pinned.load(Ordering::Relaxed) {
             return self.fill(offset, len, 0);
         }
         self.at(offset, len)?;
@@ -318,7 +370,7 @@ impl SharedMemory {
     /// before 5.12 the parent's first write after a fork would go to a copy that no device sees.
     pub(crate) fn pin(&self) {
         self.pinned.store(true, Ordering::Relaxed);
-        if self.anonymous {
+        if self.is_anonymous() {
             self.keep_from_children();
         }
     }
@@ -369,6 +421,9 @@ impl SharedMemory {
 
 impl Drop for SharedMemory {
     fn drop(&mut self) {
+        if matches!(self.backing, Backing::Foreign(_)) {
+            return;
+        }
         // SAFETY: the mapping is ours and nothing refers to it any more.
         let rc = unsafe { libc::munmap(self.base.as_ptr().cast(), self.len) };
         if rc != 0 {
