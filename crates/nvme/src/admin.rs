@@ -44,7 +44,6 @@ impl AdminError {
 }
 
 /// An admin command to post.
-#[derive(Clone)]
 struct Order {
     command: AdminCommand,
     nsid: u32,

@@ -36,14 +36,24 @@ impl Core {
         max_transfer: usize,
         timeout: Duration,
     ) -> Result<Vec<Namespace>, NvmeError> {
-        let nsids = self.active_namespaces(timeout)?;
-        let namespaces =
-            nsids.into_iter().map(|nsid| self.namespace(nsid, identity, max_transfer, timeout));
-        namespaces.collect()
+        let each = |nsid| self.namespace(nsid, identity, max_transfer, timeout);
+        match self.active_namespaces(timeout) {
+            Ok(nsids) => nsids.into_iter().map(each).collect(),
+            // Controllers before NVMe 1.1 have no list. Theirs are numbered from 1 on, and those that
+            // are not active say so by their size.
+            Err(AdminError::Ended(error)) if error.status().is_some() => {
+                let most = identity.namespaces.min(LIST_ENTRIES as u32);
+                let active = (1..=most).map(each).filter(|namespace| {
+                    !namespace.as_ref().is_ok_and(|namespace| namespace.identify.nsze == 0)
+                });
+                active.collect()
+            }
+            Err(error) => Err(error.into_inner()),
+        }
     }
 
     /// Identifiers of the active namespaces, in rising order.
-    fn active_namespaces(&self, timeout: Duration) -> Result<Vec<u32>, NvmeError> {
+    fn active_namespaces(&self, timeout: Duration) -> Result<Vec<u32>, AdminError> {
         let command = AdminCommand::Identify { cns: Cns::ActiveNamespaces };
         let mut nsids: Vec<u32> = Vec::new();
         for _ in 0..MOST_LISTS {
@@ -52,8 +62,8 @@ impl Core {
             if above >= NSID_ALL - 2 {
                 return Ok(nsids);
             }
-            let list = self.path().fetch::<IDENTIFY_BYTES>(command, above, timeout);
-            let list = parse_active_namespaces(&list.map_err(AdminError::into_inner)?);
+            let list = self.path().fetch::<IDENTIFY_BYTES>(command, above, timeout)?;
+            let list = parse_active_namespaces(&list);
             let full = list.len() == LIST_ENTRIES;
             let rising = list.iter().scan(above, |last, &nsid| {
                 let rises = nsid > *last;

@@ -339,3 +339,31 @@ fn a_controller_without_namespaces_is_opened_with_none() {
     // It claims a write cache, too, and has none.
     assert_eq!(error.kind(), ErrorKind::Device, "{error}");
 }
+
+#[test]
+fn a_controller_without_a_list_of_namespaces_is_asked_for_each() {
+    // NVMe 1.0: the second Identify, for the list, is an invalid field.
+    let refuse = Action::Status { sct: 0, sc: 2, dnr: true };
+    for (count, says) in [(3, 3), (3, 5), (1, u32::MAX)] {
+        let hook = IdentifyHook::new(move |cns, nsid, data| match cns {
+            Cns::Controller => {
+                let identity = IdentifyController::decode(data);
+                *data = IdentifyController { namespaces: says, ..identity }.encode();
+            }
+            Cns::Namespace if nsid == 2 => data.fill(0),
+            _ => {}
+        });
+        let one = gcos_emulator::Namespace { lba_bytes: 4096, bytes: crate::common::MEDIUM / 4 };
+        let mut config =
+            Config { namespaces: vec![one; count], identify: Some(hook), ..config(4096) };
+        config.faults.rules = vec![Rule::admin(refuse).opcode(0x06).after(1).times(1)];
+        let (_emulator, controller) = open(config, options());
+        let nsids: Vec<_> = controller.namespaces().iter().map(|it| it.nsid).collect();
+        assert_eq!(nsids, if count == 3 { vec![1, 3] } else { vec![1] }, "{says} at most");
+        write(&controller, 1, &pattern(1, 1, 4096)).unwrap();
+        controller.reset().unwrap();
+    }
+    let mut config = config(4096);
+    config.faults.rules = vec![Rule::admin(Action::Hold).opcode(0x06).after(1).times(1)];
+    assert_eq!(refused(config, options()).kind(), ErrorKind::Timeout, "no answer is none");
+}
