@@ -82,11 +82,12 @@ impl Core {
         pair.try_reap(&self.device, &self.counters, &self.bounces);
     }
 
-    /// The same, after another thread that is doing so.
-    pub(crate) fn reap_after_others(&self, pair: &QueuePair) {
+    /// The same, after another thread that is doing so: how many there were.
+    pub(crate) fn reap_after_others(&self, pair: &QueuePair) -> u32 {
         let mut inner = pair.lock();
-        if inner.open {
-            pair.reap(&mut inner, &self.device, &self.counters, &self.bounces);
+        match inner.open {
+            true => pair.reap(&mut inner, &self.device, &self.counters, &self.bounces),
+            false => 0,
         }
     }
 

@@ -60,10 +60,10 @@ impl Pending {
         let mut told = true;
         loop {
             let seen = self.interrupts_seen();
-            if !told {
-                self.look(true);
-                if self.request.is_done() {
-                    return add(&self.controller.core.counters.interrupts_missed, 1);
+            if !told && !self.request.is_done() {
+                let found = self.controller.core.reap_after_others(self.controller.pair(self.pair));
+                if found > 0 && self.request.is_done() {
+                    add(&self.controller.core.counters.interrupts_missed, 1);
                 }
             }
             self.progress(true);
@@ -81,9 +81,10 @@ impl Pending {
     #[inline]
     fn look(&self, wait: bool) {
         let pair = self.controller.pair(self.pair);
-        match wait && pair.interrupt.is_some() {
-            true => self.controller.core.reap_after_others(pair),
-            false => self.controller.core.reap(pair),
+        if wait && pair.interrupt.is_some() {
+            self.controller.core.reap_after_others(pair);
+        } else {
+            self.controller.core.reap(pair);
         }
     }
 

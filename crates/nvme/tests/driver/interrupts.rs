@@ -1,5 +1,6 @@
 //! Waiters that sleep for interrupts, more of them than queues and more queues than vectors.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -7,7 +8,8 @@ use std::time::{Duration, Instant};
 use crate::common::{SECOND, alloc, options, request, threaded};
 use gcos_emulator::{Action, Config, Emulator, Rule};
 use gcos_hw::{DmaSpace, EventFd, Function, HwError};
-use gcos_nvme::{Completion, Controller, IoOp, IoRequest, Options};
+use gcos_layout::nvme::CriticalWarning;
+use gcos_nvme::{Completion, Controller, IoOp, IoRequest, NvmeError, Options, ShadowDoorbells};
 
 /// Another function, whose interrupts may get lost and whose doorbells may be slow to ring.
 #[derive(Debug)]
@@ -127,4 +129,71 @@ fn a_waiter_woken_while_another_thread_posts_looks_at_the_queue_all_the_same() {
     }
     let missed = controller.counters().interrupts_missed;
     assert!(missed < ROUNDS / 2, "{missed} of {ROUNDS}");
+}
+
+#[test]
+fn resets_admin_commands_and_events_in_the_middle_of_everything_lose_no_waiter() {
+    for completion in [Completion::Polled, Completion::Interrupt] {
+        let config = Config { interrupt_vectors: 1, shadow_doorbells: true, ..threaded(4096) };
+        let emulator = Emulator::new(config).unwrap();
+        let shadow_doorbells = ShadowDoorbells::On;
+        let options = Options {
+            io_queue_pairs: 3,
+            queue_depth: 4,
+            completion,
+            shadow_doorbells,
+            ..options()
+        };
+        let controller = Controller::open(emulator.function(), options).unwrap();
+        let end = Instant::now() + SECOND;
+        let (done, lost) = (AtomicU64::new(0), AtomicU64::new(0));
+        thread::scope(|scope| {
+            for thread in 0..8 {
+                let (controller, done, lost) = (&controller, &done, &lost);
+                scope.spawn(move || {
+                    let mut buffer = alloc(controller, 4096);
+                    while Instant::now() < end {
+                        let mut read = request(IoOp::Read, thread, 1, vec![buffer.as_dma()]);
+                        read.timeout = 10 * SECOND;
+                        let began = Instant::now();
+                        match controller.run(read) {
+                            Ok(()) => done.fetch_add(1, Ordering::Relaxed),
+                            // What was in flight at a reset.
+                            Err(NvmeError::Reset { .. }) => lost.fetch_add(1, Ordering::Relaxed),
+                            Err(error) => panic!("{error}"),
+                        };
+                        assert!(began.elapsed() < 5 * SECOND, "by a deadline, not by a completion");
+                        buffer.bytes_mut().unwrap();
+                    }
+                });
+            }
+            for _ in 0..3 {
+                scope.spawn(|| {
+                    while Instant::now() < end {
+                        match controller.smart_log() {
+                            Ok(_) | Err(NvmeError::Reset { .. }) => {}
+                            Err(error) => panic!("{error}"),
+                        }
+                    }
+                });
+            }
+            scope.spawn(|| {
+                while Instant::now() < end {
+                    emulator.set_critical_warning(CriticalWarning::default().with_spare(true));
+                    controller.poll_events();
+                    emulator.set_critical_warning(CriticalWarning::default());
+                    thread::sleep(SECOND / 500);
+                }
+            });
+            while Instant::now() < end {
+                thread::sleep(SECOND / 100);
+                controller.reset().unwrap();
+            }
+        });
+        let (done, lost) = (done.into_inner(), lost.into_inner());
+        let counters = controller.counters();
+        assert!(counters.resets > 10 && done > counters.resets, "{counters:?} {done} {lost}");
+        let wrong = (counters.aborts, counters.spurious_completions, counters.leaked_commands);
+        assert_eq!(wrong, (0, 0, 0), "{completion:?}");
+    }
 }
