@@ -75,3 +75,82 @@ pub fn relax_spinning(spins: u32) {
         _ => std::thread::sleep(Duration::from_micros(50)),
     }
 }
+
+/// A function that stands before another one and changes some of what passes: what it does not override
+/// goes on unchanged. For faults that no controller shows at will, and for counting.
+pub trait Intercept: Send + Sync + fmt::Debug {
+    /// The function behind.
+    fn behind(&self) -> &Arc<dyn Function>;
+
+    /// As [`Function::read32`].
+    fn read32(&self, offset: usize) -> u32 {
+        self.behind().read32(offset)
+    }
+
+    /// As [`Function::read64`].
+    fn read64(&self, offset: usize) -> u64 {
+        self.behind().read64(offset)
+    }
+
+    /// As [`Function::write32`].
+    fn write32(&self, offset: usize, value: u32) {
+        self.behind().write32(offset, value);
+    }
+
+    /// As [`Function::write64`].
+    fn write64(&self, offset: usize, value: u64) {
+        self.behind().write64(offset, value);
+    }
+
+    /// As [`Function::interrupt`].
+    ///
+    /// # Errors
+    /// Those of the function behind.
+    fn interrupt(&self, vector: u16) -> Result<Arc<EventFd>, HwError> {
+        self.behind().interrupt(vector)
+    }
+
+    /// As [`Function::relax`].
+    fn relax(&self, spins: u32) {
+        self.behind().relax(spins);
+    }
+}
+
+impl<I: Intercept> Function for I {
+    fn name(&self) -> &str {
+        self.behind().name()
+    }
+    fn read32(&self, offset: usize) -> u32 {
+        Intercept::read32(self, offset)
+    }
+    fn read64(&self, offset: usize) -> u64 {
+        Intercept::read64(self, offset)
+    }
+    fn write32(&self, offset: usize, value: u32) {
+        Intercept::write32(self, offset, value);
+    }
+    fn write64(&self, offset: usize, value: u64) {
+        Intercept::write64(self, offset, value);
+    }
+    fn registers_len(&self) -> usize {
+        self.behind().registers_len()
+    }
+    fn dma(&self) -> &Arc<DmaSpace> {
+        self.behind().dma()
+    }
+    fn interrupt_vectors(&self) -> u16 {
+        self.behind().interrupt_vectors()
+    }
+    fn interrupt(&self, vector: u16) -> Result<Arc<EventFd>, HwError> {
+        Intercept::interrupt(self, vector)
+    }
+    fn bar(&self, index: u8) -> Result<Arc<SharedMemory>, HwError> {
+        self.behind().bar(index)
+    }
+    fn now(&self) -> Duration {
+        self.behind().now()
+    }
+    fn relax(&self, spins: u32) {
+        Intercept::relax(self, spins);
+    }
+}

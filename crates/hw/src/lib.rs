@@ -18,7 +18,7 @@ pub use dma::{DmaBuffer, DmaMapper, DmaSlice, DmaSpace};
 pub use error::{HwError, OutOfBounds};
 pub use event::EventFd;
 pub use file::{FileIo, MemoryRange};
-pub use function::{Function, relax_spinning};
+pub use function::{Function, Intercept, relax_spinning};
 pub use memory::SharedMemory;
 
 /// Host page size that DMA mappings are aligned to, in bytes.
