@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use gcos_hw::{DmaSpace, EventFd, Function, HwError};
+use gcos_hw::{Function, Intercept};
 use gcos_layout::nvme::{AsyncEventType, Cc, Csts, Register, ShutdownStatus};
 use gcos_nvme::{Controller, ErrorKind, IoOp, Pending};
 use gcos_qemu_tests::machine::Machine;
@@ -164,9 +164,9 @@ struct Watched {
     complete: AtomicBool,
 }
 
-impl Function for Watched {
-    fn name(&self) -> &str {
-        self.inner.name()
+impl Intercept for Watched {
+    fn behind(&self) -> &Arc<dyn Function> {
+        &self.inner
     }
     fn read32(&self, offset: usize) -> u32 {
         let value = self.inner.read32(offset);
@@ -174,33 +174,6 @@ impl Function for Watched {
             self.complete.store(true, Ordering::Relaxed);
         }
         value
-    }
-    fn read64(&self, offset: usize) -> u64 {
-        self.inner.read64(offset)
-    }
-    fn write32(&self, offset: usize, value: u32) {
-        self.inner.write32(offset, value);
-    }
-    fn write64(&self, offset: usize, value: u64) {
-        self.inner.write64(offset, value);
-    }
-    fn registers_len(&self) -> usize {
-        self.inner.registers_len()
-    }
-    fn dma(&self) -> &Arc<DmaSpace> {
-        self.inner.dma()
-    }
-    fn interrupt_vectors(&self) -> u16 {
-        self.inner.interrupt_vectors()
-    }
-    fn interrupt(&self, vector: u16) -> Result<Arc<EventFd>, HwError> {
-        self.inner.interrupt(vector)
-    }
-    fn now(&self) -> Duration {
-        self.inner.now()
-    }
-    fn relax(&self, spins: u32) {
-        self.inner.relax(spins);
     }
 }
 
