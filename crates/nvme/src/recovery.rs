@@ -154,10 +154,6 @@ impl Controller {
             .and_then(|()| self.core.check_same(&self.facts, self.options.admin_timeout))
             .and_then(|()| self.core.start_io(&self.options, &self.facts.identity));
         match result {
-            // Whoever was told that there is none does not flush.
-            Ok(true) if !self.volatile_cache() => self.give_up(
-                "its volatile write cache is enabled after a reset, and was not before; open it again",
-            ),
             Ok(volatile_cache) => {
                 self.set_volatile_cache(volatile_cache);
                 // Before the state: queues of the old epoch are at no moment taken for live ones.
