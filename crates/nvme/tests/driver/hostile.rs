@@ -2,11 +2,10 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::time::Duration;
 
 use crate::common::{SECOND, config, open, options, pattern, read, refused, threaded, write};
 use gcos_emulator::{Action, Config, Emulator, IdentifyHook, Rule, Run, WriteCacheConfig};
-use gcos_hw::{DmaSpace, EventFd, Function, HwError, SharedMemory};
+use gcos_hw::{Function, Intercept};
 use gcos_layout::nvme::{
     Cap, Cmbmsc, Cns, Crto, IdentifyController, IdentifyData, IdentifyNamespace, LbaFormat,
     Register, encode_active_namespaces,
@@ -35,9 +34,9 @@ impl Lying {
     }
 }
 
-impl Function for Lying {
-    fn name(&self) -> &str {
-        "lying"
+impl Intercept for Lying {
+    fn behind(&self) -> &Arc<dyn Function> {
+        &self.inner
     }
     fn read32(&self, offset: usize) -> u32 {
         let value = self.inner.read32(offset);
@@ -52,33 +51,6 @@ impl Function for Lying {
             Some(Register::Cap) => self.cap.load(Ordering::SeqCst),
             _ => self.inner.read64(offset),
         }
-    }
-    fn write32(&self, offset: usize, value: u32) {
-        self.inner.write32(offset, value);
-    }
-    fn write64(&self, offset: usize, value: u64) {
-        self.inner.write64(offset, value);
-    }
-    fn registers_len(&self) -> usize {
-        self.inner.registers_len()
-    }
-    fn dma(&self) -> &Arc<DmaSpace> {
-        self.inner.dma()
-    }
-    fn interrupt_vectors(&self) -> u16 {
-        self.inner.interrupt_vectors()
-    }
-    fn interrupt(&self, vector: u16) -> Result<Arc<EventFd>, HwError> {
-        self.inner.interrupt(vector)
-    }
-    fn bar(&self, index: u8) -> Result<Arc<SharedMemory>, HwError> {
-        self.inner.bar(index)
-    }
-    fn now(&self) -> Duration {
-        self.inner.now()
-    }
-    fn relax(&self, spins: u32) {
-        self.inner.relax(spins);
     }
 }
 
@@ -132,12 +104,12 @@ fn a_memory_buffer_that_is_refused_is_hidden_again() {
     function.cmbsts.store(1, Ordering::SeqCst);
     let error = Controller::open(function.clone(), options.clone()).unwrap_err();
     assert!(matches!(error, NvmeError::Unsupported { what: "CMBMSC", .. }), "{error}");
-    assert_eq!(Cmbmsc(function.read64(Register::Cmbmsc.offset())), Cmbmsc(0));
+    assert_eq!(Cmbmsc(Intercept::read64(&*function, Register::Cmbmsc.offset())), Cmbmsc(0));
     function.cmbsts.store(0, Ordering::SeqCst);
     let controller = Controller::open(function.clone(), options).unwrap();
     function.cmbsts.store(1, Ordering::SeqCst);
     assert_eq!(controller.reset().unwrap_err().kind(), ErrorKind::Gone);
-    assert_eq!(Cmbmsc(function.read64(Register::Cmbmsc.offset())), Cmbmsc(0));
+    assert_eq!(Cmbmsc(Intercept::read64(&*function, Register::Cmbmsc.offset())), Cmbmsc(0));
 }
 
 fn telling(change: impl Fn(Cns, u32, &mut IdentifyData) + Send + Sync + 'static) -> Config {

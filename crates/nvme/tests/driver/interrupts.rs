@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::common::{SECOND, alloc, options, request, threaded};
 use gcos_emulator::{Action, Config, Emulator, Rule};
-use gcos_hw::{DmaSpace, EventFd, Function, HwError};
+use gcos_hw::{EventFd, Function, HwError, Intercept};
 use gcos_layout::nvme::CriticalWarning;
 use gcos_nvme::{Completion, Controller, IoOp, IoRequest, NvmeError, Options, ShadowDoorbells};
 
@@ -21,15 +21,9 @@ struct Odd {
     slow: Mutex<Option<Duration>>,
 }
 
-impl Function for Odd {
-    fn name(&self) -> &str {
-        "odd"
-    }
-    fn read32(&self, offset: usize) -> u32 {
-        self.inner.read32(offset)
-    }
-    fn read64(&self, offset: usize) -> u64 {
-        self.inner.read64(offset)
+impl Intercept for Odd {
+    fn behind(&self) -> &Arc<dyn Function> {
+        &self.inner
     }
     fn write32(&self, offset: usize, value: u32) {
         let slow = if offset >= 0x1008 { self.slow.lock().unwrap().take() } else { None };
@@ -38,26 +32,8 @@ impl Function for Odd {
         }
         self.inner.write32(offset, value);
     }
-    fn write64(&self, offset: usize, value: u64) {
-        self.inner.write64(offset, value);
-    }
-    fn registers_len(&self) -> usize {
-        self.inner.registers_len()
-    }
-    fn dma(&self) -> &Arc<DmaSpace> {
-        self.inner.dma()
-    }
-    fn interrupt_vectors(&self) -> u16 {
-        self.inner.interrupt_vectors()
-    }
     fn interrupt(&self, vector: u16) -> Result<Arc<EventFd>, HwError> {
         if self.deaf { EventFd::new().map(Arc::new) } else { self.inner.interrupt(vector) }
-    }
-    fn now(&self) -> Duration {
-        self.inner.now()
-    }
-    fn relax(&self, spins: u32) {
-        self.inner.relax(spins);
     }
 }
 

@@ -2,11 +2,10 @@
 //! a reset.
 
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 
 use crate::common::{SECOND, alloc, config, open, options, pattern, read, refused, request, write};
 use gcos_emulator::{Action, AddressSpace, Config, Emulator, Medium, Namespace, Oddity, Rule, Run};
-use gcos_hw::{DmaSpace, EventFd, Function, HwError};
+use gcos_hw::{Function, Intercept};
 use gcos_layout::nvme::{AdminCommand, Cc, Register};
 use gcos_nvme::{Controller, ErrorKind, IoOp, IoRequest, NvmeError, Options};
 
@@ -99,45 +98,11 @@ impl Slot {
     fn new(first: &Arc<Emulator>) -> Arc<Self> {
         Arc::new(Self { first: first.function(), second: OnceLock::new() })
     }
-
-    fn now(&self) -> &Arc<dyn Function> {
-        self.second.get().unwrap_or(&self.first)
-    }
 }
 
-impl Function for Slot {
-    fn name(&self) -> &str {
-        "slot"
-    }
-    fn read32(&self, offset: usize) -> u32 {
-        self.now().read32(offset)
-    }
-    fn read64(&self, offset: usize) -> u64 {
-        self.now().read64(offset)
-    }
-    fn write32(&self, offset: usize, value: u32) {
-        self.now().write32(offset, value);
-    }
-    fn write64(&self, offset: usize, value: u64) {
-        self.now().write64(offset, value);
-    }
-    fn registers_len(&self) -> usize {
-        self.first.registers_len()
-    }
-    fn dma(&self) -> &Arc<DmaSpace> {
-        self.first.dma()
-    }
-    fn interrupt_vectors(&self) -> u16 {
-        self.first.interrupt_vectors()
-    }
-    fn interrupt(&self, vector: u16) -> Result<Arc<EventFd>, HwError> {
-        self.now().interrupt(vector)
-    }
-    fn now(&self) -> Duration {
-        self.now().now()
-    }
-    fn relax(&self, spins: u32) {
-        self.now().relax(spins);
+impl Intercept for Slot {
+    fn behind(&self) -> &Arc<dyn Function> {
+        self.second.get().unwrap_or(&self.first)
     }
 }
 

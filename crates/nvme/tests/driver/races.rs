@@ -7,7 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use gcos_emulator::{Action, Emulator, Rule};
-use gcos_hw::{DmaSpace, EventFd, Function, HwError};
+use gcos_hw::{Function, Intercept};
 use gcos_layout::nvme::{CriticalWarning, Csts, Register};
 use gcos_nvme::{Controller, ErrorKind, LentQueuePair, Options};
 
@@ -41,36 +41,9 @@ impl Hooked {
     }
 }
 
-impl Function for Hooked {
-    fn name(&self) -> &str {
-        "hooked"
-    }
-    fn read32(&self, offset: usize) -> u32 {
-        self.inner.read32(offset)
-    }
-    fn read64(&self, offset: usize) -> u64 {
-        self.inner.read64(offset)
-    }
-    fn write32(&self, offset: usize, value: u32) {
-        self.inner.write32(offset, value);
-    }
-    fn write64(&self, offset: usize, value: u64) {
-        self.inner.write64(offset, value);
-    }
-    fn registers_len(&self) -> usize {
-        self.inner.registers_len()
-    }
-    fn dma(&self) -> &Arc<DmaSpace> {
-        self.inner.dma()
-    }
-    fn interrupt_vectors(&self) -> u16 {
-        self.inner.interrupt_vectors()
-    }
-    fn interrupt(&self, vector: u16) -> Result<Arc<EventFd>, HwError> {
-        self.inner.interrupt(vector)
-    }
-    fn now(&self) -> Duration {
-        self.inner.now()
+impl Intercept for Hooked {
+    fn behind(&self) -> &Arc<dyn Function> {
+        &self.inner
     }
     fn relax(&self, spins: u32) {
         // Taken out meanwhile: the hook may lead to a wait of its own.

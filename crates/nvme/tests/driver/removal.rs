@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::common::{alloc, config, options, pattern, read, request, threaded, write};
 use gcos_emulator::{Action, Config, Emulator, Rule, Run};
-use gcos_hw::{DmaSpace, EventFd, Function, HwError, SharedMemory};
+use gcos_hw::{EventFd, Function, HwError, Intercept};
 use gcos_nvme::{
     Cmb, Completion, Controller, ErrorKind, IoOp, NvmeError, Options, ShadowDoorbells,
 };
@@ -65,9 +65,9 @@ impl Lent {
     }
 }
 
-impl Function for Lent {
-    fn name(&self) -> &str {
-        "lent"
+impl Intercept for Lent {
+    fn behind(&self) -> &Arc<dyn Function> {
+        &self.inner
     }
     fn read32(&self, offset: usize) -> u32 {
         self.access();
@@ -89,28 +89,10 @@ impl Function for Lent {
             self.inner.write64(offset, value);
         }
     }
-    fn registers_len(&self) -> usize {
-        self.inner.registers_len()
-    }
-    fn dma(&self) -> &Arc<DmaSpace> {
-        self.inner.dma()
-    }
-    fn interrupt_vectors(&self) -> u16 {
-        self.inner.interrupt_vectors()
-    }
     fn interrupt(&self, vector: u16) -> Result<Arc<EventFd>, HwError> {
         let event = self.inner.interrupt(vector)?;
         self.events.lock().unwrap().push(Arc::clone(&event));
         Ok(event)
-    }
-    fn bar(&self, index: u8) -> Result<Arc<SharedMemory>, HwError> {
-        self.inner.bar(index)
-    }
-    fn now(&self) -> Duration {
-        self.inner.now()
-    }
-    fn relax(&self, spins: u32) {
-        self.inner.relax(spins);
     }
 }
 

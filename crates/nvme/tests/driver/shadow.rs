@@ -2,14 +2,13 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 
 use crate::common::{
     SECOND, alloc, config, open, options, pattern, read, refused, request, threaded, write,
 };
 use crate::io::churn;
 use gcos_emulator::{Action, Config, Emulator, Rule, Run};
-use gcos_hw::{DmaSpace, EventFd, Function, HwError};
+use gcos_hw::{Function, Intercept};
 use gcos_nvme::{Completion, Controller, ErrorKind, IoOp, NvmeError, Options, ShadowDoorbells};
 
 fn offering(config: Config) -> Config {
@@ -27,41 +26,14 @@ struct Counting {
     rung: AtomicUsize,
 }
 
-impl Function for Counting {
-    fn name(&self) -> &str {
-        "counting"
-    }
-    fn read32(&self, offset: usize) -> u32 {
-        self.inner.read32(offset)
-    }
-    fn read64(&self, offset: usize) -> u64 {
-        self.inner.read64(offset)
+impl Intercept for Counting {
+    fn behind(&self) -> &Arc<dyn Function> {
+        &self.inner
     }
     fn write32(&self, offset: usize, value: u32) {
         // Behind those of the admin queue.
         self.rung.fetch_add(usize::from(offset >= 0x1008), Ordering::Relaxed);
         self.inner.write32(offset, value);
-    }
-    fn write64(&self, offset: usize, value: u64) {
-        self.inner.write64(offset, value);
-    }
-    fn registers_len(&self) -> usize {
-        self.inner.registers_len()
-    }
-    fn dma(&self) -> &Arc<DmaSpace> {
-        self.inner.dma()
-    }
-    fn interrupt_vectors(&self) -> u16 {
-        self.inner.interrupt_vectors()
-    }
-    fn interrupt(&self, vector: u16) -> Result<Arc<EventFd>, HwError> {
-        self.inner.interrupt(vector)
-    }
-    fn now(&self) -> Duration {
-        self.inner.now()
-    }
-    fn relax(&self, spins: u32) {
-        self.inner.relax(spins);
     }
 }
 

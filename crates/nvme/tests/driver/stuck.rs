@@ -2,10 +2,9 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use gcos_emulator::{Action, AddressSpace, Config, Emulator, Rule};
-use gcos_hw::{DmaSpace, EventFd, Function, HwError, SharedMemory};
+use gcos_hw::{Function, HwError, Intercept};
 use gcos_layout::nvme::{Csts, Register};
 use gcos_nvme::{
     Cmb, Controller, ErrorKind, IoOp, NvmeError, Options, QueueMemory, ShadowDoorbells,
@@ -20,9 +19,9 @@ struct Unstoppable {
     stuck: AtomicBool,
 }
 
-impl Function for Unstoppable {
-    fn name(&self) -> &str {
-        "unstoppable"
+impl Intercept for Unstoppable {
+    fn behind(&self) -> &Arc<dyn Function> {
+        &self.inner
     }
     fn read32(&self, offset: usize) -> u32 {
         let value = self.inner.read32(offset);
@@ -31,38 +30,11 @@ impl Function for Unstoppable {
         }
         value
     }
-    fn read64(&self, offset: usize) -> u64 {
-        self.inner.read64(offset)
-    }
     fn write32(&self, offset: usize, value: u32) {
         if offset == Register::Cc.offset() && self.stuck.load(Ordering::Relaxed) {
             return;
         }
         self.inner.write32(offset, value);
-    }
-    fn write64(&self, offset: usize, value: u64) {
-        self.inner.write64(offset, value);
-    }
-    fn registers_len(&self) -> usize {
-        self.inner.registers_len()
-    }
-    fn dma(&self) -> &Arc<DmaSpace> {
-        self.inner.dma()
-    }
-    fn interrupt_vectors(&self) -> u16 {
-        self.inner.interrupt_vectors()
-    }
-    fn interrupt(&self, vector: u16) -> Result<Arc<EventFd>, HwError> {
-        self.inner.interrupt(vector)
-    }
-    fn bar(&self, index: u8) -> Result<Arc<SharedMemory>, HwError> {
-        self.inner.bar(index)
-    }
-    fn now(&self) -> Duration {
-        self.inner.now()
-    }
-    fn relax(&self, spins: u32) {
-        self.inner.relax(spins);
     }
 }
 
