@@ -184,8 +184,18 @@ impl QueuePair {
     pub(crate) fn reset(&self, device: &Device) -> Result<(), NvmeError> {
         let mut inner = self.lock();
         inner.sq.reset();
-        let result = inner.cq.reset();
-        result.map_err(NvmeError::bounds(&device.name, "clearing a completion queue"))
+        let probed = inner.cq.probe().and_then(|found| inner.cq.reset().map(|()| found));
+        match probed.map_err(NvmeError::bounds(&device.name, "clearing a completion queue"))? {
+            None => Ok(()),
+            Some(value) => Err(NvmeError::Unsupported {
+                device: Arc::clone(&device.name),
+                what: "memory of a completion queue",
+                expected: "memory that keeps what is written to it; a peer device must decode its \
+                           memory"
+                    .into(),
+                got: value.into(),
+            }),
+        }
     }
 
     /// Uses shadow doorbells from now on.

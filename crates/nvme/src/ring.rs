@@ -9,6 +9,9 @@ use gcos_layout::nvme::{CQE_BYTES, Cqe, SQE_BYTES, Sqe};
 
 use crate::shadow::ShadowDoorbell;
 
+/// Offset in a completion queue entry of the dword that holds the phase tag (Base, section 4.2.1).
+const PHASE_WORD: usize = 12;
+
 /// A submission queue as its producer sees it (Base, section 3.3.1).
 ///
 /// The producer keeps fewer commands in flight than the queue has entries. Controllers fetch in
@@ -114,7 +117,7 @@ impl CompletionRing {
     pub fn peek_completion(&self) -> Option<Cqe> {
         let at = self.head as usize * CQE_BYTES;
         // Acquire: the rest of the entry, and the data before it, is read after the phase tag.
-        let dword3 = self.memory.load_u32(at + 12, Ordering::Acquire).ok()?;
+        let dword3 = self.memory.load_u32(at + PHASE_WORD, Ordering::Acquire).ok()?;
         let dword3 = u32::from_le(dword3);
         if Cqe([0, 0, 0, dword3]).phase() != self.phase {
             return None;
@@ -178,6 +181,25 @@ impl CompletionRing {
             .try_for_each(|entry| self.memory.write(entry * CQE_BYTES, &[0; CQE_BYTES]))
     }
 
+    /// Writes to the queue's first and last entry, for a queue that the controller does not have: what is
+    /// read back in the place of what was written, if it is something else. Memory of a device that does
+    /// not decode keeps nothing; what it holds from before could later look like new entries.
+    ///
+    /// # Errors
+    /// [`OutOfBounds`] when the memory is smaller than the queue.
+    pub(crate) fn probe(&self) -> Result<Option<u32>, OutOfBounds> {
+        const PATTERN: u8 = 0x5A;
+        for entry in [0, self.entries as usize - 1] {
+            let at = entry * CQE_BYTES;
+            self.memory.write(at, &[PATTERN; CQE_BYTES])?;
+            let back = self.memory.load_u32(at + PHASE_WORD, Ordering::Acquire)?;
+            if back != u32::from_ne_bytes([PATTERN; 4]) {
+                return Ok(Some(back));
+            }
+        }
+        Ok(None)
+    }
+
     /// The queue's memory.
     #[must_use]
     pub fn memory(&self) -> &DmaSlice {
@@ -238,5 +260,8 @@ mod tests {
         assert_eq!(registers.written(), [(0x100C, 1)]);
         ring.reset().unwrap();
         assert!(ring.peek_completion().is_none());
+        assert_eq!(ring.probe(), Ok(None));
+        ring.reset().unwrap();
+        assert!(ring.peek_completion().is_none(), "the probe's pattern is no entry after a reset");
     }
 }
