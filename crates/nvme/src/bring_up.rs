@@ -15,6 +15,7 @@ use crate::cmb::ControllerMemory;
 use crate::counters::{Counters, add};
 use crate::device::{Device, Disabled, gone};
 use crate::inflight::Label;
+use crate::options::ADMIN_ENTRIES;
 use crate::pair::{PairMemory, QueuePair};
 use crate::pointer::list_pages;
 use crate::queue_memory::{Carver, sq_bytes};
@@ -23,9 +24,6 @@ use crate::vector::{Vector, vector_of};
 use crate::{
     Cmb, Completion, Namespace, NvmeError, Options, PointerChoice, ShadowDoorbells, WriteCache,
 };
-
-/// Entries of the admin queues: enough for events, aborts and a few callers.
-pub(crate) const ADMIN_ENTRIES: u32 = 32;
 
 /// Largest I/O queue that the driver makes: leaves 4 bits of each CID for its generation.
 const MAX_DEPTH: u32 = 4096;

@@ -2,6 +2,9 @@ use std::time::Duration;
 
 use crate::QueueMemory;
 
+/// Entries of the admin queues: enough for events, aborts and a few callers.
+pub(crate) const ADMIN_ENTRIES: u32 = 32;
+
 /// How a waiting caller learns of completions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Completion {

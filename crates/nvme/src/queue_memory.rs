@@ -5,8 +5,8 @@ use std::sync::Arc;
 use gcos_hw::{DmaSlice, PAGE_BYTES};
 use gcos_layout::nvme::{CQE_BYTES, SQE_BYTES};
 
-use crate::bring_up::ADMIN_ENTRIES;
 use crate::device::Device;
+use crate::options::ADMIN_ENTRIES;
 use crate::pointer::list_pages;
 use crate::{Cmb, NvmeError, Options};
 
