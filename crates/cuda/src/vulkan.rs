@@ -7,12 +7,12 @@ use ash::{khr, vk};
 
 /// GPU memory mapped for the CPU. The mapping ends with this value.
 pub(crate) struct CpuMapping {
-    // Used by the calls of `device`, so dropped after it has been destroyed.
-    _entry: ash::Entry,
-    instance: ash::Instance,
-    device: ash::Device,
     memory: vk::DeviceMemory,
     address: NonNull<u8>,
+    // In the order in which they end.
+    device: Device,
+    _instance: Instance,
+    _entry: ash::Entry,
 }
 
 // SAFETY: the handles are used by `drop` alone, which has exclusive access; the mapped memory is reached
@@ -46,16 +46,11 @@ impl CpuMapping {
                         named by VK_DRIVER_FILES";
             format!("{}; {cure}", refused("no instance", result))
         })?;
-        let instance = Instance(Some(instance));
-        let live = instance.0.as_ref().ok_or("no instance")?;
-        let physical = find_device(live, uuid)?;
-        let device = Device(Some(create_device(live, physical)?));
-        let raw = device.0.as_ref().ok_or("no device")?;
-        let (memory, address) = import(live, physical, raw, fd, len)?;
-        let (Some(device), Some(instance)) = (device.take(), instance.take()) else {
-            return Err("no device".to_owned());
-        };
-        Ok(Self { _entry: entry, instance, device, memory, address })
+        let instance = Instance(instance);
+        let physical = find_device(&instance.0, uuid)?;
+        let device = Device(create_device(&instance.0, physical)?);
+        let (memory, address) = import(&instance.0, physical, &device.0, fd, len)?;
+        Ok(Self { memory, address, device, _instance: instance, _entry: entry })
     }
 
     /// Address of the first byte for the CPU.
@@ -66,12 +61,10 @@ impl CpuMapping {
 
 impl Drop for CpuMapping {
     fn drop(&mut self) {
-        // SAFETY: the handles are ours and nothing refers to the mapping any more.
+        // SAFETY: the memory is ours, the device is live, and nothing refers to the mapping any more.
         unsafe {
-            self.device.unmap_memory(self.memory);
-            self.device.free_memory(self.memory, None);
-            self.device.destroy_device(None);
-            self.instance.destroy_instance(None);
+            self.device.0.unmap_memory(self.memory);
+            self.device.0.free_memory(self.memory, None);
         }
     }
 }
@@ -82,39 +75,23 @@ impl std::fmt::Debug for CpuMapping {
     }
 }
 
-/// An instance that is destroyed unless it is taken.
-struct Instance(Option<ash::Instance>);
-
-impl Instance {
-    fn take(mut self) -> Option<ash::Instance> {
-        self.0.take()
-    }
-}
+/// An instance that is destroyed at its end.
+struct Instance(ash::Instance);
 
 impl Drop for Instance {
     fn drop(&mut self) {
-        if let Some(instance) = self.0.take() {
-            // SAFETY: the instance is ours and has no device any more.
-            unsafe { instance.destroy_instance(None) };
-        }
+        // SAFETY: the instance is ours and has no device any more.
+        unsafe { self.0.destroy_instance(None) };
     }
 }
 
-/// A device that is destroyed unless it is taken.
-struct Device(Option<ash::Device>);
-
-impl Device {
-    fn take(mut self) -> Option<ash::Device> {
-        self.0.take()
-    }
-}
+/// A device that is destroyed at its end.
+struct Device(ash::Device);
 
 impl Drop for Device {
     fn drop(&mut self) {
-        if let Some(device) = self.0.take() {
-            // SAFETY: the device is ours and nothing of it is in use.
-            unsafe { device.destroy_device(None) };
-        }
+        // SAFETY: the device is ours and nothing of it is in use.
+        unsafe { self.0.destroy_device(None) };
     }
 }
 

@@ -24,8 +24,8 @@ use crate::{OpenOptions, RecoveryReport, StoreError, checkpoint};
 const READ_DEPTH: u32 = 16;
 /// Bits of a generation that count within an epoch.
 const GENERATION_BITS: u32 = 40;
-/// More than one session counts anything up.
-const SESSION_ROOM: u64 = 1 << GENERATION_BITS;
+/// More than one run counts anything up.
+const RUN_ROOM: u64 = 1 << GENERATION_BITS;
 
 /// A drive whose superblock has been read.
 struct Found {
@@ -92,7 +92,7 @@ pub(crate) fn open(
     }
     let highest = index.live().map(|(_, entry)| entry.generation).max().unwrap_or(0);
     if let Some(member) = members.iter().flatten().next() {
-        check_room(&member.drive.io, "highest generation", highest, (1 << 63) - SESSION_ROOM)?;
+        check_room(&member.drive.io, "highest generation", highest, (1 << 63) - RUN_ROOM)?;
     }
     // Unique also if this epoch was used before, by drives that are missing now.
     let next_generation = (epoch << GENERATION_BITS).max(highest) + 1;
@@ -193,7 +193,7 @@ fn check_openable(io: &BlockIo, superblock: &Superblock) -> Result<(), StoreErro
         );
         return Err(StoreError::Unopenable { drive: io.name().to_owned(), reason });
     }
-    check_room(io, "superblock sequence", superblock.sequence, MAX_SEQUENCE - SESSION_ROOM)?;
+    check_room(io, "superblock sequence", superblock.sequence, MAX_SEQUENCE - RUN_ROOM)?;
     check_room(io, "epoch", superblock.epoch, MAX_EPOCH - 1)?;
     if superblock.zones.capacity > io.engine.geometry().capacity {
         return Err(truncated(io, superblock.zones.capacity));
@@ -201,7 +201,7 @@ fn check_openable(io: &BlockIo, superblock: &Superblock) -> Result<(), StoreErro
     Ok(())
 }
 
-/// Refuses a number found on a drive from which this session could count past what the format allows:
+/// Refuses a number found on a drive from which this run could count past what the format allows:
 /// what it writes then could not be read again.
 fn check_room(io: &BlockIo, what: &str, found: u64, most: u64) -> Result<(), StoreError> {
     if found <= most {
@@ -254,7 +254,7 @@ fn load(
         });
     }
     let next = replay(&drive, &drive_uuid, newest, index, losers, &mut loaded)?;
-    let most = MAX_SEQUENCE - SESSION_ROOM;
+    let most = MAX_SEQUENCE - RUN_ROOM;
     check_room(&drive.io, "journal sequence", next.sequence, most)?;
     check_room(&drive.io, "checkpoint number", number, most)?;
     let writer = Writer::new(&drive.zones, next, newest, older, number);

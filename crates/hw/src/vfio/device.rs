@@ -14,8 +14,8 @@ use crate::pci::PciAddress;
 use crate::{EventFd, SharedMemory};
 
 /// PCI command register: offset in configuration space, and its bits (PCI Local Bus 3.0, 6.2.2).
-const COMMAND: u64 = 0x04;
-const COMMAND_MEMORY: u16 = 1 << 1;
+pub(super) const COMMAND: u64 = 0x04;
+pub(super) const COMMAND_MEMORY: u16 = 1 << 1;
 const COMMAND_BUS_MASTER: u16 = 1 << 2;
 const COMMAND_NO_INTX: u16 = 1 << 10;
 

@@ -1,7 +1,7 @@
 use std::collections::HashMap;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use super::container::Container;
 use super::error::GET_DEVICE_FD;
 use super::{VfioError, cure, ioctl};
 use crate::SharedMemory;
-use crate::pci::PciAddress;
+use crate::pci::{self, PciAddress, Sysfs};
 
 /// How long a device may be locked by others, such as its last driver or a neighbour that is reset,
 /// before it can be opened.
@@ -41,13 +41,14 @@ impl Groups {
     pub(super) fn enter(
         self: &Arc<Self>,
         device: PciAddress,
-        id: u32,
+        group: &pci::Group,
     ) -> Result<Member, VfioError> {
+        let id = group.number;
         let mut open = self.open.lock();
         let group = match open.get(&id) {
             Some(group) => Arc::clone(group),
             None => {
-                let group = Arc::new(Group::open(&self.container, device, id)?);
+                let group = Arc::new(Group::open(&self.container, device, group)?);
                 open.insert(id, Arc::clone(&group));
                 group
             }
@@ -101,16 +102,18 @@ struct Group {
 
 impl Group {
     /// Opens the group and puts it into the container.
-    fn open(container: &Arc<Container>, device: PciAddress, id: u32) -> Result<Self, VfioError> {
+    fn open(
+        container: &Arc<Container>,
+        device: PciAddress,
+        group: &pci::Group,
+    ) -> Result<Self, VfioError> {
+        let id = group.number;
         let fail =
             |what, cure: String, source| VfioError::Call { device, group: id, what, cure, source };
         let path = PathBuf::from(format!("/dev/vfio/{id}"));
         let open = || OpenOptions::new().read(true).write(true).open(&path);
         let file = match ioctl::retried(libc::EBUSY, BUSY, open) {
             Ok(file) => file,
-            Err(_) if Path::new(&format!("/dev/vfio/noiommu-{id}")).exists() => {
-                return Err(VfioError::NoIommuMode { device, group: id });
-            }
             Err(error) => {
                 return Err(fail("opening the group", cure::group(&error, device, id), error));
             }
@@ -118,7 +121,7 @@ impl Group {
         match ioctl::group_is_viable(&file) {
             Ok(true) => {}
             Ok(false) => {
-                return Err(VfioError::NotViable { device, group: id, others: others(id) });
+                return Err(VfioError::NotViable { device, group: id, others: in_the_way(group) });
             }
             Err(error) => {
                 let cure = "see the kernel's log (dmesg)".to_owned();
@@ -158,37 +161,27 @@ impl Drop for Group {
 }
 
 /// The IOMMU group of a function that is bound to vfio-pci.
-pub(super) fn of_device(device: PciAddress) -> Result<u32, VfioError> {
-    let folder = Path::new(DEVICES).join(device.to_string());
-    if !folder.exists() {
+pub(super) fn of_device(device: PciAddress) -> Result<pci::Group, VfioError> {
+    let machine = Sysfs::new("/");
+    if pci::class_of(&machine, device).is_none() {
         return Err(VfioError::NoDevice { device });
     }
-    let driver = link_name(&folder.join("driver"));
+    let driver = machine.link_name(format!("{DEVICES}/{device}/driver"));
     if driver.as_deref() != Some("vfio-pci") {
         return Err(VfioError::NotBound { device, driver });
     }
-    let group = link_name(&folder.join("iommu_group")).and_then(|name| name.parse().ok());
-    group.ok_or(VfioError::NoIommu { device })
+    match pci::Group::of(&machine, device) {
+        None => Err(VfioError::NoIommu { device }),
+        Some(group) if group.without_iommu => {
+            Err(VfioError::NoIommuMode { device, group: group.number })
+        }
+        Some(group) => Ok(group),
+    }
 }
 
 /// Devices of a group that keep it from being viable, each with its driver.
-fn others(group: u32) -> Vec<String> {
-    let folder = format!("/sys/kernel/iommu_groups/{group}/devices");
-    let Ok(entries) = fs::read_dir(folder) else { return vec!["other devices are".into()] };
-    let mut found: Vec<_> = entries
-        .filter_map(|entry| {
-            let entry = entry.ok()?;
-            let driver = link_name(&entry.path().join("driver"))?;
-            let ours = ["vfio-pci", "pcieport", "pci-stub"].contains(&driver.as_str());
-            (!ours).then(|| format!("{} ({driver})", entry.file_name().to_string_lossy()))
-        })
-        .collect();
-    found.sort();
+fn in_the_way(group: &pci::Group) -> Vec<String> {
+    let others = group.others.iter().filter(|member| !member.is_harmless());
+    let found: Vec<_> = others.map(ToString::to_string).collect();
     if found.is_empty() { vec!["other devices are".into()] } else { found }
-}
-
-/// Last part of where a symbolic link points.
-fn link_name(link: &Path) -> Option<String> {
-    let target = fs::read_link(link).ok()?;
-    Some(target.file_name()?.to_string_lossy().into_owned())
 }

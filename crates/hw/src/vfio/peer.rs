@@ -4,13 +4,10 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 
+use super::device::{COMMAND, COMMAND_MEMORY};
 use super::group::DEVICES;
 use crate::pci::PciAddress;
 use crate::{HwError, PAGE_BYTES, SharedMemory};
-
-/// PCI command register, and its bit for memory decoding (PCI Local Bus 3.0, 6.2.2).
-const COMMAND: u64 = 0x04;
-const COMMAND_MEMORY: u16 = 1 << 1;
 
 /// A memory BAR of another device, mapped through sysfs: where queues and data can live when a drive
 /// is to reach that device's memory instead of the host's.

@@ -40,11 +40,11 @@ impl VfioSpace {
     /// # Errors
     /// [`VfioError`], which names the drive, its IOMMU group, what failed and what to do.
     pub fn function(self: &Arc<Self>, address: PciAddress) -> Result<Arc<VfioFunction>, VfioError> {
-        let id = group::of_device(address)?;
+        let group = group::of_device(address)?;
         let claim = Claim::take(self, address)?;
-        let group = self.groups.enter(address, id)?;
-        let dma = self.address_space(address, id)?;
-        let device = Device::open(address, group)?;
+        let member = self.groups.enter(address, &group)?;
+        let dma = self.address_space(address, group.number)?;
+        let device = Device::open(address, member)?;
         VfioFunction::start(claim, device, dma)
     }
 
