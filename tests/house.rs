@@ -23,11 +23,15 @@ const EDGES: &[Edges] = &[
     Edges { from: "gcos-layout", normal: &[], dev: &[] },
     Edges { from: "gcos-hw", normal: &[], dev: &[] },
     Edges { from: "gcos-emulator", normal: &["gcos-hw", "gcos-layout"], dev: &[] },
-    Edges { from: "gcos-cuda", normal: &["gcos-hw"], dev: &["gcos-emulator", "gcos-nvme"] },
+    Edges {
+        from: "gcos-cuda",
+        normal: &["gcos-hw", "gcos-layout"],
+        dev: &["gcos-emulator", "gcos-nvme"],
+    },
     Edges { from: "gcos-nvme", normal: &["gcos-hw", "gcos-layout"], dev: &["gcos-emulator"] },
     Edges {
         from: "gcos-engine",
-        normal: &["gcos-hw", "gcos-layout", "gcos-nvme"],
+        normal: &["gcos-cuda", "gcos-hw", "gcos-layout", "gcos-nvme"],
         dev: &["gcos-emulator"],
     },
     Edges {
@@ -44,6 +48,7 @@ const EDGES: &[Edges] = &[
         from: "gcos",
         normal: &[
             "gcos-check",
+            "gcos-cuda",
             "gcos-emulator",
             "gcos-engine",
             "gcos-hw",
