@@ -354,6 +354,29 @@ fn length_violation(file: &str, source: &str) -> Option<String> {
     (lines > MOST_LINES && !excused).then(|| format!("{file}: {lines} lines, most is {MOST_LINES}"))
 }
 
+/// What C++ sources must not say, and what instead: scope and order are stated at each atomic.
+const NOT_IN_KERNELS: &[(&str, &str)] = &[
+    ("volatile", "an atomic with scope and order"),
+    ("atomicAdd(", "an atomic with scope and order"),
+    ("atomicCAS(", "an atomic with scope and order"),
+    ("atomicExch(", "an atomic with scope and order"),
+    ("__threadfence", "a fence of platform.h, which names its scope"),
+];
+
+/// What is wrong with a line of C++: `asm volatile` is no memory access.
+fn kernel_violations(file: &str, source: &str) -> Vec<String> {
+    let code = code_of(source).replace("asm volatile", "asm");
+    let lines = code.lines().enumerate();
+    let bad = lines.flat_map(|(number, line)| {
+        NOT_IN_KERNELS
+            .iter()
+            .filter(|(word, _)| line.contains(word))
+            .map(move |(word, instead)| format!("{file}:{}: {word}: {instead}", number + 1))
+    });
+    let long = length_violation(file, source);
+    bad.chain(long).collect()
+}
+
 // Rules about documents.
 
 /// What of `wanted` no text mentions.
@@ -453,6 +476,19 @@ fn files_are_not_too_long() {
     let code = files.filter(|file| !file.components().any(|part| part.as_os_str() == "tests"));
     let found: Vec<_> = code.filter_map(|f| length_violation(&name(&f), &read(&f))).collect();
     no_violations("length of files", &found);
+}
+
+#[test]
+fn kernels_state_scope_and_order_and_are_not_too_long() {
+    let folders = ["kernels", "tests/gpu"].map(|folder| root().join(folder));
+    let sources = folders.iter().flat_map(|at| ["h", "cuh", "cu", "cpp"].map(|e| files(at, e)));
+    let sources: Vec<_> = sources.flatten().collect();
+    assert!(!sources.is_empty(), "no kernels at all");
+    // The one file that wraps the machine's own words.
+    let wraps = |file: &&PathBuf| !file.ends_with("kernels/gcos/platform.h");
+    let found = sources.iter().filter(wraps);
+    let found: Vec<_> = found.flat_map(|f| kernel_violations(&name(f), &read(f))).collect();
+    no_violations("kernels", &found);
 }
 
 #[test]
@@ -570,6 +606,14 @@ fn unsafe_is_found_in_code_and_nowhere_else() {
         [""; 0],
         "has a doc section"
     );
+}
+
+#[test]
+fn kernels_without_scope_or_order_are_found() {
+    let good = "asm volatile(\"membar.sys;\");\n// volatile\nfetch_add_device(&x, 1);\n";
+    assert_eq!(kernel_violations("good.h", good), [""; 0]);
+    assert_eq!(kernel_violations("bad.h", "volatile int* flag;\n").len(), 1);
+    assert_eq!(kernel_violations("bad.cu", "  atomicAdd(&x, 1);\n__threadfence();\n").len(), 2);
 }
 
 #[test]
