@@ -8,7 +8,7 @@
 namespace gcos {
 
 // Compared with the host's when the kernels are loaded.
-constexpr std::uint64_t kLayoutHash = 0x0f064dd1695e5024ull;
+constexpr std::uint64_t kLayoutHash = 0xbc39e5a00834876dull;
 
 // Bytes of a submission queue entry.
 constexpr std::uint32_t kSqeBytes = 0x40u;
@@ -36,6 +36,10 @@ constexpr std::uint32_t kBadCommand = 0x5u;
 constexpr std::uint32_t kQueueSgl = 0x1u;
 // Force Unit Access.
 constexpr std::uint32_t kCommandFua = 0x1u;
+// From the object to the cache.
+constexpr std::uint32_t kPagedScatter = 0x1u;
+// The table holds a slot for each token.
+constexpr std::uint32_t kPagedSlots = 0x2u;
 
 // A queue pair that kernels drive, in device memory. The host fills it in when the pair is made; the
 // fields from `sq_tail` on belong to the kernels from then on.
@@ -174,5 +178,178 @@ static_assert(offsetof(Batch, budget_ns) == 48, "the host puts Batch.budget_ns t
 static_assert(offsetof(Batch, share_count) == 56, "the host puts Batch.share_count there");
 static_assert(offsetof(Batch, command_count) == 60, "the host puts Batch.command_count there");
 static_assert(sizeof(Batch) == 64, "the host takes Batch to be so long");
+
+// A run of bytes of a grain.
+struct GrainRun {
+  // Device address.
+  std::uint64_t address;
+  // Offset of its first byte within the grain: the sum of the lengths of the runs before it.
+  std::uint32_t offset;
+  // Bytes, not 0.
+  std::uint32_t bytes;
+};
+static_assert(offsetof(GrainRun, address) == 0, "the host puts GrainRun.address there");
+static_assert(offsetof(GrainRun, offset) == 8, "the host puts GrainRun.offset there");
+static_assert(offsetof(GrainRun, bytes) == 12, "the host puts GrainRun.bytes there");
+static_assert(sizeof(GrainRun) == 16, "the host takes GrainRun to be so long");
+
+// A sequence of bytes with a checksum of its own: the concatenation of its runs.
+struct Grain {
+  // Index of its first run.
+  std::uint32_t first_run;
+  // Number of runs, not 0.
+  std::uint32_t run_count;
+  // Bytes: the sum of the lengths of its runs, less than 2^31.
+  std::uint32_t bytes;
+  // Added (exclusive or) to the remainder: the CRC-32C of as many zeros makes the sum the CRC-32C
+  // of the grain, and 0 leaves the bare remainder.
+  std::uint32_t seed;
+};
+static_assert(offsetof(Grain, first_run) == 0, "the host puts Grain.first_run there");
+static_assert(offsetof(Grain, run_count) == 4, "the host puts Grain.run_count there");
+static_assert(offsetof(Grain, bytes) == 8, "the host puts Grain.bytes there");
+static_assert(offsetof(Grain, seed) == 12, "the host puts Grain.seed there");
+static_assert(sizeof(Grain) == 16, "the host takes Grain to be so long");
+
+// Parameter of the kernel `gcos_checksum`: one block of threads computes one grain at a time.
+struct ChecksumBatch {
+  // Device address of the runs.
+  std::uint64_t runs;
+  // Device address of the grains.
+  std::uint64_t grains;
+  // Device address of the sums, a word of 32 bits for each grain.
+  std::uint64_t sums;
+  // Device address of a counter of 32 bits: blocks whose sums are all final.
+  std::uint64_t done;
+  // Number of grains.
+  std::uint32_t grain_count;
+  // 0.
+  std::uint32_t reserved;
+};
+static_assert(offsetof(ChecksumBatch, runs) == 0, "the host puts ChecksumBatch.runs there");
+static_assert(offsetof(ChecksumBatch, grains) == 8, "the host puts ChecksumBatch.grains there");
+static_assert(offsetof(ChecksumBatch, sums) == 16, "the host puts ChecksumBatch.sums there");
+static_assert(offsetof(ChecksumBatch, done) == 24, "the host puts ChecksumBatch.done there");
+static_assert(offsetof(ChecksumBatch, grain_count) == 32, "the host puts ChecksumBatch.grain_count there");
+static_assert(offsetof(ChecksumBatch, reserved) == 36, "the host puts ChecksumBatch.reserved there");
+static_assert(sizeof(ChecksumBatch) == 40, "the host takes ChecksumBatch to be so long");
+
+// Bytes to copy. The ranges of a batch's sources and targets do not overlap.
+struct CopyRun {
+  // Device address to copy from.
+  std::uint64_t source;
+  // Device address to copy to.
+  std::uint64_t target;
+  // Bytes, not 0.
+  std::uint64_t bytes;
+};
+static_assert(offsetof(CopyRun, source) == 0, "the host puts CopyRun.source there");
+static_assert(offsetof(CopyRun, target) == 8, "the host puts CopyRun.target there");
+static_assert(offsetof(CopyRun, bytes) == 16, "the host puts CopyRun.bytes there");
+static_assert(sizeof(CopyRun) == 24, "the host takes CopyRun to be so long");
+
+// Parameter of the kernel `gcos_copy`: one warp copies one run at a time.
+struct CopyBatch {
+  // Device address of the runs.
+  std::uint64_t runs;
+  // Device address of a counter of 32 bits: blocks whose runs are all copied.
+  std::uint64_t done;
+  // Number of runs.
+  std::uint32_t run_count;
+  // 0.
+  std::uint32_t reserved;
+};
+static_assert(offsetof(CopyBatch, runs) == 0, "the host puts CopyBatch.runs there");
+static_assert(offsetof(CopyBatch, done) == 8, "the host puts CopyBatch.done there");
+static_assert(offsetof(CopyBatch, run_count) == 16, "the host puts CopyBatch.run_count there");
+static_assert(offsetof(CopyBatch, reserved) == 20, "the host puts CopyBatch.reserved there");
+static_assert(sizeof(CopyBatch) == 24, "the host takes CopyBatch to be so long");
+
+// Parameter of the kernel `gcos_paged_copy`: tokens between one contiguous object and the pages of a
+// cache. Byte `b` of part `q` of plane `p` (keys, values) of layer `l` of token `t` lies in the object
+// at `object + l object_layer_stride + p object_plane_stride + q object_part_stride +
+// t object_token_stride + b`, and in the cache, when the token has slot `s` of block `k`, at
+// `layers[l] + p page_plane_stride + q page_part_stride + k page_block_stride +
+// s page_token_stride + b`.
+struct PagedBatch {
+  // Device address of the layers' device addresses, a word of 64 bits each.
+  std::uint64_t layers;
+  // Device address of the table: the blocks, a word of 32 bits each, that hold the tokens from
+  // `first_slot` of the first one on; or the slots, a signed word of 64 bits for each token.
+  std::uint64_t table;
+  // Device address of the object.
+  std::uint64_t object;
+  // Device address of a counter of 32 bits: blocks of threads that are through.
+  std::uint64_t done;
+  // Device address of a counter of 32 bits: pieces left out, since the table names a block that
+  // does not exist.
+  std::uint64_t refused;
+  // Bytes from one layer to the next in the object.
+  std::uint64_t object_layer_stride;
+  // Bytes from keys to values in the object.
+  std::uint64_t object_plane_stride;
+  // Bytes from one part of a token to the next in the object.
+  std::uint64_t object_part_stride;
+  // Bytes from one token to the next in the object.
+  std::uint64_t object_token_stride;
+  // Bytes from keys to values in a layer of the cache.
+  std::uint64_t page_plane_stride;
+  // Bytes from one part of a token to the next in the cache.
+  std::uint64_t page_part_stride;
+  // Bytes from one block to the next in a layer of the cache.
+  std::uint64_t page_block_stride;
+  // Bytes from one token to the next in a block.
+  std::uint64_t page_token_stride;
+  // Number of layers.
+  std::uint32_t layer_count;
+  // Planes of each layer: 2 for keys and values, 1 where they are one.
+  std::uint32_t plane_count;
+  // Parts of each token that lie apart, such as heads; 1 where a token is one piece.
+  std::uint32_t part_count;
+  // Bytes of one part of one token.
+  std::uint32_t part_bytes;
+  // Number of tokens.
+  std::uint32_t tokens;
+  // Tokens of a block.
+  std::uint32_t block_tokens;
+  // Blocks that exist in each layer.
+  std::uint32_t block_count;
+  // Slot of the first token in its block, when the table holds blocks.
+  std::uint32_t first_slot;
+  // Most tokens that one block of threads copies at a time.
+  std::uint32_t tile_tokens;
+  // Bytes moved at once: 1, 2, 4, 8 or 16; every address, stride and length is a multiple of it.
+  std::uint32_t width;
+  // Bits: towards the cache; the table holds slots.
+  std::uint32_t flags;
+  // 0.
+  std::uint32_t reserved;
+};
+static_assert(offsetof(PagedBatch, layers) == 0, "the host puts PagedBatch.layers there");
+static_assert(offsetof(PagedBatch, table) == 8, "the host puts PagedBatch.table there");
+static_assert(offsetof(PagedBatch, object) == 16, "the host puts PagedBatch.object there");
+static_assert(offsetof(PagedBatch, done) == 24, "the host puts PagedBatch.done there");
+static_assert(offsetof(PagedBatch, refused) == 32, "the host puts PagedBatch.refused there");
+static_assert(offsetof(PagedBatch, object_layer_stride) == 40, "the host puts PagedBatch.object_layer_stride there");
+static_assert(offsetof(PagedBatch, object_plane_stride) == 48, "the host puts PagedBatch.object_plane_stride there");
+static_assert(offsetof(PagedBatch, object_part_stride) == 56, "the host puts PagedBatch.object_part_stride there");
+static_assert(offsetof(PagedBatch, object_token_stride) == 64, "the host puts PagedBatch.object_token_stride there");
+static_assert(offsetof(PagedBatch, page_plane_stride) == 72, "the host puts PagedBatch.page_plane_stride there");
+static_assert(offsetof(PagedBatch, page_part_stride) == 80, "the host puts PagedBatch.page_part_stride there");
+static_assert(offsetof(PagedBatch, page_block_stride) == 88, "the host puts PagedBatch.page_block_stride there");
+static_assert(offsetof(PagedBatch, page_token_stride) == 96, "the host puts PagedBatch.page_token_stride there");
+static_assert(offsetof(PagedBatch, layer_count) == 104, "the host puts PagedBatch.layer_count there");
+static_assert(offsetof(PagedBatch, plane_count) == 108, "the host puts PagedBatch.plane_count there");
+static_assert(offsetof(PagedBatch, part_count) == 112, "the host puts PagedBatch.part_count there");
+static_assert(offsetof(PagedBatch, part_bytes) == 116, "the host puts PagedBatch.part_bytes there");
+static_assert(offsetof(PagedBatch, tokens) == 120, "the host puts PagedBatch.tokens there");
+static_assert(offsetof(PagedBatch, block_tokens) == 124, "the host puts PagedBatch.block_tokens there");
+static_assert(offsetof(PagedBatch, block_count) == 128, "the host puts PagedBatch.block_count there");
+static_assert(offsetof(PagedBatch, first_slot) == 132, "the host puts PagedBatch.first_slot there");
+static_assert(offsetof(PagedBatch, tile_tokens) == 136, "the host puts PagedBatch.tile_tokens there");
+static_assert(offsetof(PagedBatch, width) == 140, "the host puts PagedBatch.width there");
+static_assert(offsetof(PagedBatch, flags) == 144, "the host puts PagedBatch.flags there");
+static_assert(offsetof(PagedBatch, reserved) == 148, "the host puts PagedBatch.reserved there");
+static_assert(sizeof(PagedBatch) == 152, "the host takes PagedBatch to be so long");
 
 }  // namespace gcos

@@ -39,6 +39,10 @@ pub mod flag {
     pub const QUEUE_SGL: u32 = 1;
     /// [`super::super::Command`]: Force Unit Access.
     pub const COMMAND_FUA: u32 = 1;
+    /// [`super::super::PagedBatch`]: from the object to the cache; without it, from the cache to the object.
+    pub const PAGED_SCATTER: u32 = 1;
+    /// [`super::super::PagedBatch`]: the table holds a slot for each token; without it, blocks.
+    pub const PAGED_SLOTS: u32 = 2;
 }
 
 /// All numbers that the header defines.
@@ -76,4 +80,14 @@ pub const CONSTANTS: &[Constant] = &[
     },
     Constant { name: "kQueueSgl", value: flag::QUEUE_SGL, doc: "The controller takes SGLs." },
     Constant { name: "kCommandFua", value: flag::COMMAND_FUA, doc: "Force Unit Access." },
+    Constant {
+        name: "kPagedScatter",
+        value: flag::PAGED_SCATTER,
+        doc: "From the object to the cache.",
+    },
+    Constant {
+        name: "kPagedSlots",
+        value: flag::PAGED_SLOTS,
+        doc: "The table holds a slot for each token.",
+    },
 ];

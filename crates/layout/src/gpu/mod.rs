@@ -10,15 +10,28 @@
 mod record;
 mod constants;
 mod header;
+mod ops;
 mod queue;
 mod word;
 
 pub use constants::{CONSTANTS, Constant, flag, outcome};
 pub use header::{header, layout_hash};
+pub use ops::{ChecksumBatch, CopyBatch, CopyRun, Grain, GrainRun, PagedBatch};
 pub use queue::{Batch, Command, QueuePair, Segment, Share};
 pub use record::{Field, Record};
 pub use word::Word;
 
 /// All records, in the order in which the header defines them.
-pub const RECORDS: &[Record] =
-    &[QueuePair::RECORD, Command::RECORD, Segment::RECORD, Share::RECORD, Batch::RECORD];
+pub const RECORDS: &[Record] = &[
+    QueuePair::RECORD,
+    Command::RECORD,
+    Segment::RECORD,
+    Share::RECORD,
+    Batch::RECORD,
+    GrainRun::RECORD,
+    Grain::RECORD,
+    ChecksumBatch::RECORD,
+    CopyRun::RECORD,
+    CopyBatch::RECORD,
+    PagedBatch::RECORD,
+];
