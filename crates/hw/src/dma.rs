@@ -245,7 +245,7 @@ impl DmaBuffer {
     /// The whole buffer as an I/O segment.
     #[must_use]
     pub fn as_dma(&self) -> DmaSlice {
-        DmaSlice { region: Arc::clone(&self.region), offset: 0, len: self.len }
+        DmaSlice { region: Arc::clone(&self.region), offset: 0, len: self.len, holder: None }
     }
 
     /// `len` bytes at `offset` as an I/O segment.
@@ -286,7 +286,12 @@ pub struct DmaSlice {
     region: Arc<Region>,
     offset: usize,
     len: usize,
+    holder: Option<Arc<dyn Holder>>,
 }
+
+/// What a slice keeps alive beside the mapping, such as its place in an allocator: it ends with the last
+/// slice that has it.
+pub trait Holder: Send + Sync + fmt::Debug {}
 
 impl DmaSlice {
     /// Length in bytes.
@@ -316,7 +321,15 @@ impl DmaSlice {
     #[inline]
     pub fn slice(&self, offset: usize, len: usize) -> Result<DmaSlice, OutOfBounds> {
         self.check(offset, len)?;
-        Ok(Self { region: Arc::clone(&self.region), offset: self.offset + offset, len })
+        let (region, holder) = (Arc::clone(&self.region), self.holder.clone());
+        Ok(Self { region, offset: self.offset + offset, len, holder })
+    }
+
+    /// The same slice, which keeps `holder` alive too, and so do all that are made from it. For an
+    /// allocator that gives out parts of a buffer: the part is free again when no slice has it.
+    #[must_use]
+    pub fn held_with(self, holder: Arc<dyn Holder>) -> Self {
+        Self { holder: Some(holder), ..self }
     }
 
     #[inline]
