@@ -1,8 +1,8 @@
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use crate::{DmaSpace, EventFd, HwError, SharedMemory};
+use crate::{DmaSpace, DoorbellHolder, Doorbells, EventFd, HwError, SharedMemory};
 
 /// One PCI function that is an NVMe controller, as its driver sees it.
 ///
@@ -53,6 +53,22 @@ pub trait Function: Send + Sync + fmt::Debug {
             what: "base address register",
             expected: "one with memory behind it that this platform maps",
             got: index.into(),
+        })
+    }
+
+    /// The doorbell registers as memory, for somebody who rings them by plain stores (a GPU). Such stores
+    /// pass by [`Function::write32`]: each must be preceded by a fence that makes the queue entry visible
+    /// to the device. `holder` is asked to let go before the function is given back.
+    ///
+    /// # Errors
+    /// [`HwError::Invalid`] when this platform hands them out to nobody; another [`HwError`] when the
+    /// function is being given back.
+    fn lend_doorbells(&self, holder: Weak<dyn DoorbellHolder>) -> Result<Doorbells, HwError> {
+        let _ = holder;
+        Err(HwError::Invalid {
+            what: "doorbells as memory",
+            expected: "a function that hands its registers out",
+            got: 0,
         })
     }
 
@@ -110,6 +126,14 @@ pub trait Intercept: Send + Sync + fmt::Debug {
         self.behind().interrupt(vector)
     }
 
+    /// As [`Function::lend_doorbells`]: stores to them pass by [`Intercept::write32`].
+    ///
+    /// # Errors
+    /// Those of the function behind.
+    fn lend_doorbells(&self, holder: Weak<dyn DoorbellHolder>) -> Result<Doorbells, HwError> {
+        self.behind().lend_doorbells(holder)
+    }
+
     /// As [`Function::relax`].
     fn relax(&self, spins: u32) {
         self.behind().relax(spins);
@@ -146,6 +170,9 @@ impl<I: Intercept> Function for I {
     }
     fn bar(&self, index: u8) -> Result<Arc<SharedMemory>, HwError> {
         self.behind().bar(index)
+    }
+    fn lend_doorbells(&self, holder: Weak<dyn DoorbellHolder>) -> Result<Doorbells, HwError> {
+        Intercept::lend_doorbells(self, holder)
     }
     fn now(&self) -> Duration {
         self.behind().now()

@@ -6,20 +6,26 @@
 //! [`SharedMemory`] and [`DmaBuffer`].
 
 mod dma;
+mod doorbells;
 mod error;
 mod event;
 mod file;
 mod function;
+mod lines;
 mod memory;
+mod order;
 pub mod pci;
 pub mod vfio;
 
-pub use dma::{DmaBuffer, DmaMapper, DmaSlice, DmaSpace};
+pub use dma::{DmaBuffer, DmaMapper, DmaSlice, DmaSpace, Holder};
+pub use doorbells::{DoorbellHolder, DoorbellMemory, Doorbells};
 pub use error::{HwError, OutOfBounds};
 pub use event::EventFd;
 pub use file::{FileIo, MemoryRange};
 pub use function::{Function, Intercept, relax_spinning};
+pub use lines::LineLoads;
 pub use memory::SharedMemory;
+pub use order::order_stores;
 
 /// Host page size that DMA mappings are aligned to, in bytes.
 ///

@@ -4,6 +4,7 @@ use std::ptr::{self, NonNull};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
+use crate::lines::{self, LINE_BYTES, LineLoads};
 use crate::{HwError, OutOfBounds, PAGE_BYTES};
 
 /// From this size on, huge pages are asked for.
@@ -208,6 +209,38 @@ impl SharedMemory {
         // SAFETY: the source range is inside the mapping; `out` is exclusive, so they do not overlap.
         unsafe { ptr::copy_nonoverlapping(from, out.as_mut_ptr(), out.len()) };
         Ok(())
+    }
+
+    /// Copies whole lines of 64 bytes out, each byte loaded once and none before this call: for memory of
+    /// another device, where a load is a trip over the bus.
+    ///
+    /// # Errors
+    /// [`OutOfBounds`] when the range does not fit, or offset or length are no multiples of 64, or this
+    /// processor lacks these loads.
+    #[inline]
+    pub fn read_lines(
+        &self,
+        loads: LineLoads,
+        offset: usize,
+        out: &mut [u8],
+    ) -> Result<(), OutOfBounds> {
+        let from = self.at(offset, out.len())?;
+        let whole = offset.is_multiple_of(LINE_BYTES) && out.len().is_multiple_of(LINE_BYTES);
+        if !whole || !loads.is_available() {
+            return Err(OutOfBounds { offset, len: out.len(), size: self.len });
+        }
+        // SAFETY: the range is inside the mapping, which begins at a page, so a multiple of 64 in it is
+        // aligned; the processor has the loads, checked just now.
+        unsafe { lines::read_lines(loads, from, out) };
+        Ok(())
+    }
+
+    /// Whether it belongs to somebody who mapped it, such as a window into GPU memory: stores may be
+    /// gathered (see [`crate::order_stores`]), loads take a trip over the bus.
+    #[must_use]
+    #[inline]
+    pub fn is_foreign(&self) -> bool {
+        matches!(self.backing, Backing::Foreign(_))
     }
 
     /// Copies `bytes` to `offset`.

@@ -11,8 +11,12 @@ use super::interrupts::Interrupts;
 use super::removed::Removed;
 use super::space::Claim;
 use super::{VfioError, ioctl};
+use crate::doorbells::Holders;
 use crate::pci::PciAddress;
-use crate::{DmaSpace, EventFd, Function, HwError, PAGE_BYTES, SharedMemory, relax_spinning};
+use crate::{
+    DmaSpace, DoorbellHolder, DoorbellMemory, Doorbells, EventFd, Function, HwError, PAGE_BYTES,
+    SharedMemory, order_stores, relax_spinning,
+};
 
 /// How long the watching thread sleeps at most before it looks whether it is still wanted.
 const WATCH: Duration = Duration::from_secs(60);
@@ -22,12 +26,15 @@ const WATCH: Duration = Duration::from_secs(60);
 /// The kernel may ask for it back at any time (`gcos unbind`, hot unplug, a driver that is unloaded).
 /// It is then *surrendered* at once: it can start no transfer any more and is closed, its registers
 /// read as all ones from then on, and every interrupt event is signalled, so that its driver finds it
-/// gone and ends what is in flight. Dropping it does the same.
+/// gone and ends what is in flight. Dropping it does the same. Holders of its doorbells are asked to let
+/// go first: a GPU's mapping of a BAR leads to the device whoever owns it.
 #[derive(Debug)]
 pub struct VfioFunction {
     name: String,
     address: PciAddress,
-    registers: SharedMemory,
+    registers: Arc<SharedMemory>,
+    /// Who rings doorbells by other ways than this process's stores.
+    holders: Holders,
     /// Other BARs that were handed out.
     bars: Mutex<Vec<(u8, Weak<SharedMemory>)>>,
     removed: Removed,
@@ -68,7 +75,8 @@ impl VfioFunction {
         let function = Arc::new(Self {
             name: address.to_string(),
             address,
-            registers,
+            registers: Arc::new(registers),
+            holders: Holders::default(),
             bars: Mutex::default(),
             removed,
             vectors: interrupts.total(),
@@ -131,6 +139,11 @@ impl VfioFunction {
         }
         // Not before: whoever drives it takes this for the end of all transfers, and uses memory anew.
         self.surrendered.store(true, Ordering::Release);
+        // Whoever gets the device next must not have its doorbells rung by a GPU of ours.
+        if !self.holders.let_go() {
+            let error = "a GPU may ring its doorbells once more";
+            warn("somebody holds on to the registers", &error);
+        }
         match device.reset(Duration::ZERO) {
             // Whoever unbinds the device has it locked.
             Err(VfioError::Call { source, .. }) if source.raw_os_error() == Some(libc::EAGAIN) => {}
@@ -140,7 +153,7 @@ impl VfioFunction {
         // The kernel waits until no BAR is mapped. The addresses stay, with other memory behind them.
         let bars: Vec<_> =
             self.bars.lock().drain(..).filter_map(|(_, bar)| bar.upgrade()).collect();
-        let mapped = bars.iter().map(|bar| &**bar).chain([&self.registers]);
+        let mapped = bars.iter().map(|bar| &**bar).chain([&*self.registers]);
         for memory in mapped {
             if let Err(error) = self.removed.take_place_of(memory) {
                 warn("a BAR stays mapped", &error);
@@ -174,20 +187,6 @@ fn watch(function: &Weak<VfioFunction>, request: &EventFd, stop: &EventFd) {
             return function.surrender();
         }
     }
-}
-
-/// Orders stores to write-combining memory (queues in a peer device) before the register write that
-/// tells of them. Stores to ordinary memory are ordered by the processor, or by the fence of the
-/// caller.
-#[inline]
-fn order_stores() {
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: SSE is part of every x86-64 processor; the instruction has no operands.
-    unsafe {
-        std::arch::x86_64::_mm_sfence();
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    std::sync::atomic::fence(Ordering::SeqCst);
 }
 
 impl Function for VfioFunction {
@@ -274,6 +273,21 @@ impl Function for VfioFunction {
         })?;
         bars.push((index, Arc::downgrade(&bar)));
         Ok(bar)
+    }
+
+    fn lend_doorbells(&self, holder: Weak<dyn DoorbellHolder>) -> Result<Doorbells, HwError> {
+        // Under the lock, so that whoever surrenders the function meanwhile asks this holder, too.
+        let live = self.live.lock();
+        if live.is_none() {
+            return Err(HwError::Invalid {
+                what: "doorbells of a drive that was given back",
+                expected: "a drive that is open",
+                got: 0,
+            });
+        }
+        self.holders.add(holder);
+        let memory = Arc::clone(&self.registers);
+        Ok(Doorbells { memory, first: 0, kind: DoorbellMemory::Registers })
     }
 
     fn now(&self) -> Duration {
