@@ -140,6 +140,10 @@ pub struct Config {
     /// Threads that carry out I/O commands; 0: the controller's own thread does. `None`: 0 for a
     /// medium in memory, 8 for a file.
     pub workers: Option<usize>,
+    /// How long the controller's thread looks for work before it sleeps. Doorbells that are rung by
+    /// plain stores ([`Emulator::doorbells`](crate::Emulator::doorbells)) wake nobody: while it sleeps
+    /// they are noticed within a millisecond. A long time costs a processor.
+    pub spin: Duration,
     /// Threads or steps.
     pub run: Run,
     /// Time from CC.EN = 1 to CSTS.RDY = 1.
@@ -191,6 +195,7 @@ impl Config {
             doorbell_stride: 4,
             interrupt_vectors: 65,
             workers: None,
+            spin: Duration::from_micros(30),
             run: Run::Threads,
             ready_delay: Duration::ZERO,
             serial: String::new(),

@@ -14,8 +14,8 @@ use crate::controller::{BATCH, Controller};
 use crate::medium::Scratch;
 use crate::queue::{Command, Sq};
 
-/// How long the controller's thread looks for work before it sleeps.
-const SPIN: Duration = Duration::from_micros(30);
+/// How long the controller's thread looks for work without giving its processor to others.
+const SPIN_ALONE: Duration = Duration::from_micros(15);
 /// How often doorbells are looked at that somebody rings by plain stores.
 const FOREIGN_POLL: Duration = Duration::from_millis(1);
 /// Commands that wait for a worker.
@@ -35,6 +35,7 @@ impl Threads {
     pub(crate) fn start(
         controller: &Arc<Controller>,
         workers: usize,
+        spin: Duration,
     ) -> Result<Self, EmulatorError> {
         let mut threads = Self {
             stop: Arc::new(AtomicBool::new(false)),
@@ -55,6 +56,7 @@ impl Threads {
             sqs: Vec::new(),
             version: usize::MAX,
             scratch: Scratch::default(),
+            spin,
         };
         threads.spawn("nvme-controller".to_owned(), move || driver.run())?;
         if let Some(handle) = threads.handles.last() {
@@ -112,6 +114,8 @@ struct Driver {
     sqs: Vec<Arc<Sq>>,
     version: usize,
     scratch: Scratch,
+    /// How long it looks for work before it sleeps.
+    spin: Duration,
 }
 
 impl Driver {
@@ -123,9 +127,9 @@ impl Driver {
                 continue;
             }
             let idle = idle_since.get_or_insert_with(Instant::now).elapsed();
-            if idle < SPIN {
-                // The second half is spent politely: the host may need this processor.
-                if idle < SPIN / 2 {
+            if idle < self.spin {
+                // After a while politely: the host may need this processor.
+                if idle < SPIN_ALONE {
                     std::hint::spin_loop()
                 } else {
                     std::thread::yield_now()

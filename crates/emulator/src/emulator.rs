@@ -1,11 +1,14 @@
 //! The controller as its users see it.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use gcos_hw::{DmaSpace, EventFd, Function, HwError, SharedMemory, relax_spinning};
+use gcos_hw::{
+    DmaSpace, DoorbellHolder, DoorbellMemory, Doorbells, EventFd, Function, HwError, SharedMemory,
+    relax_spinning,
+};
 use gcos_layout::nvme::{AsyncEvent, CriticalWarning, DOORBELLS, Register};
 use parking_lot::{Mutex, RwLock};
 
@@ -70,7 +73,10 @@ impl Emulator {
         let doorbells = Arc::new(SharedMemory::anonymous(doorbells_len)?);
         let controller = Arc::new(Controller::new(&config, &space, doorbells, cmb.clone()));
         let drive = match config.run {
-            Run::Threads => Drive::Threads(Threads::start(&controller, config.worker_count())?),
+            Run::Threads => {
+                let workers = config.worker_count();
+                Drive::Threads(Threads::start(&controller, workers, config.spin)?)
+            }
             Run::Stepped { seed } => Drive::Stepped(Stepper::new(seed)),
         };
         let name = match config.name.is_empty() {
@@ -94,8 +100,8 @@ impl Emulator {
     }
 
     /// The doorbell registers as memory; offset 0 is register offset 1000h. From the first call on,
-    /// plain stores to it are noticed within a millisecond while the controller is idle, and at
-    /// once while it is busy.
+    /// plain stores to it are noticed within a millisecond while the controller's thread sleeps
+    /// ([`Config::spin`]), and at once while it does not.
     #[must_use]
     pub fn doorbells(&self) -> Arc<SharedMemory> {
         if let Drive::Threads(threads) = &self.drive {
@@ -368,6 +374,13 @@ impl Function for Emulator {
             expected: "2, on a controller with a memory buffer",
             got: index.into(),
         })
+    }
+
+    fn lend_doorbells(&self, _: Weak<dyn DoorbellHolder>) -> Result<Doorbells, HwError> {
+        // Stores to the memory of a controller that was removed are looked at by nobody: nothing has to
+        // be let go of.
+        let memory = self.doorbells();
+        Ok(Doorbells { memory, first: DOORBELLS, kind: DoorbellMemory::Memory })
     }
 
     fn now(&self) -> Duration {

@@ -210,7 +210,7 @@ impl Sq {
         let count = count.min(self.place.entries - head);
         let bytes = (count as usize * SQE_BYTES).min(out.len());
         let at = self.place.base + u64::from(head) * SQE_BYTES as u64;
-        table.read(at, out.get_mut(..bytes).unwrap_or_default())?;
+        table.fetch_entries(at, out.get_mut(..bytes).unwrap_or_default())?;
         let count = (bytes / SQE_BYTES) as u32;
         self.head.store((head + count) % self.place.entries, Ordering::Release);
         Ok(count as usize)

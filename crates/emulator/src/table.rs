@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use gcos_hw::{DmaMapper, DmaSpace, HwError, PAGE_BYTES, SharedMemory};
+use gcos_hw::{
+    DmaMapper, DmaSpace, HwError, LineLoads, PAGE_BYTES, SharedMemory, order_stores,
+};
 use parking_lot::RwLock;
 
 use crate::transfer::Transfer;
@@ -48,17 +50,19 @@ impl Mapping {
 ///
 /// Controllers reach memory only through this table. Several controllers may share one: they then
 /// reach the same memory at the same addresses.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct IovaTable {
     /// Sorted by address, never overlapping.
     mappings: RwLock<Vec<Arc<Mapping>>>,
+    /// How entries are fetched from other devices' memory.
+    loads: LineLoads,
 }
 
 impl IovaTable {
     /// An empty table.
     #[must_use]
     pub fn new() -> Arc<Self> {
-        Arc::new(Self::default())
+        Arc::new(Self { mappings: RwLock::default(), loads: LineLoads::widest() })
     }
 
     /// An address space over this table, with addresses that are no process addresses.
@@ -120,12 +124,40 @@ impl IovaTable {
         })
     }
 
+    /// Copies whole submission queue entries out, by the widest loads where the memory is another
+    /// device's.
+    pub(crate) fn fetch_entries(&self, iova: u64, out: &mut [u8]) -> Result<(), Unmapped> {
+        let mut done = 0;
+        self.visit(iova, out.len(), |mapping, offset, len| {
+            let Some(part) = out.get_mut(done..done + len) else { return false };
+            done += len;
+            match mapping.memory.is_foreign() {
+                true => mapping.memory.read_lines(self.loads, offset, part).is_ok(),
+                false => mapping.memory.read(offset, part).is_ok(),
+            }
+        })
+    }
+
     /// Stores a 16-byte queue entry at a multiple of 16. The second half becomes visible after the
     /// first: it holds the phase tag.
     pub(crate) fn store_entry(&self, iova: u64, first: u64, second: u64) -> Result<(), Unmapped> {
         self.visit(iova, 16, |mapping, offset, _| {
+            let gathered = mapping.memory.is_foreign();
+            if gathered {
+                // Data before the entry.
+                order_stores();
+            }
             let low = mapping.memory.store_u64(offset, first, Ordering::Relaxed);
-            low.is_ok() && mapping.memory.store_u64(offset + 8, second, Ordering::Release).is_ok()
+            if gathered {
+                // Write-combining memory has no order but this.
+                order_stores();
+            }
+            let high = mapping.memory.store_u64(offset + 8, second, Ordering::Release);
+            if gathered {
+                // Without it the entry may stay in the processor until something else pushes it out.
+                order_stores();
+            }
+            low.is_ok() && high.is_ok()
         })
     }
 
