@@ -125,6 +125,14 @@ impl StoreError {
         }
     }
 
+    /// Message of the I/O error below, or else of this one.
+    pub(crate) fn io_detail(&self) -> String {
+        match self {
+            StoreError::Io(error) => error.to_string(),
+            other => other.to_string(),
+        }
+    }
+
     pub(crate) fn invalid(
         what: &'static str,
         expected: impl Into<String>,

@@ -2,57 +2,26 @@
 
 use std::collections::VecDeque;
 
-use gcos_engine::{Extent, IoErrorKind, Op, Request, Ticket};
+use gcos_engine::{Extent, Op, Request, Ticket};
 use gcos_layout::checksum::crc32c;
 use gcos_layout::media::{BLOCK_BYTES, GRAIN_BYTES, Location, ObjectHeader, Shape};
 use smallvec::SmallVec;
 
-use crate::drive::Drive;
-use crate::index::Id;
 use crate::memory::Sink;
+use crate::object::{Object, Range, Verdict, check_grains};
 use crate::payload::{Into, Segments, UNIT_BYTES, grains_of};
-use crate::pool::{Pool, count, now_seconds};
+use crate::pool::{Pool, count};
 use crate::put::check_key;
 use crate::staging::Lease;
-use crate::{Lookup, MissReason, ObjectInfo, StoreError};
+use crate::{Lookup, MissReason, StoreError};
 
 /// Payload units of one object in flight.
 const WINDOW: usize = 32;
-
-/// What the index says of an object.
-#[derive(Debug, Clone)]
-struct Object {
-    id: Id,
-    shape: Shape,
-    head: Location,
-    pieces: Vec<Location>,
-    generation: u64,
-    root: u32,
-    info: ObjectInfo,
-}
-
-/// Which payload bytes are wanted.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Range {
-    /// All of them.
-    Whole,
-    /// As many as the target holds, from this offset on.
-    From(u32),
-}
 
 /// How a get began.
 pub(crate) enum Begun<'a> {
     Miss(MissReason),
     Reading(Box<Reading<'a>>),
-}
-
-/// Whether what was read may be believed.
-#[derive(Debug)]
-pub(crate) enum Verdict {
-    Good,
-    Damaged { drive: u8, detail: String },
-    Gone { drive: u8 },
-    Failed { detail: String },
 }
 
 /// A contiguous stretch of payload, to be read by one request.
@@ -109,10 +78,7 @@ impl Pool {
             Ok(object) => object,
             Err(reason) => return Ok(Begun::Miss(reason)),
         };
-        let offset = match range {
-            Range::Whole => 0,
-            Range::From(offset) => offset,
-        };
+        let offset = range.offset();
         let mut reading = Box::new(Reading {
             pool: self,
             key: key.to_vec(),
@@ -133,55 +99,6 @@ impl Pool {
                 Ok(Begun::Miss(self.reason(verdict)))
             }
         }
-    }
-
-    fn find_and_hold(
-        &self,
-        key: &[u8],
-        range: Range,
-        target: u64,
-    ) -> Result<Result<Object, MissReason>, StoreError> {
-        let mut state = self.state.lock();
-        let Some(id) = state.index.find(key) else { return Ok(Err(MissReason::Absent)) };
-        let Some(entry) = state.index.entry(id) else { return Ok(Err(MissReason::Absent)) };
-        if entry.expired(now_seconds()) {
-            let removal = state.remove(id);
-            self.enqueue(removal);
-            count(&self.counters.expired, 1);
-            return Ok(Err(MissReason::Expired));
-        }
-        let len = u64::from(entry.payload_len());
-        let fits = match range {
-            Range::Whole => target == len,
-            Range::From(offset) => target > 0 && u64::from(offset) + target <= len,
-        };
-        if !fits {
-            let object = match range {
-                Range::Whole => len,
-                Range::From(offset) => len.saturating_sub(offset.into()),
-            };
-            return Err(StoreError::WrongSize { object, target });
-        }
-        let Ok(shape) = entry.shape() else { return Ok(Err(MissReason::Absent)) };
-        let object = Object {
-            id,
-            shape,
-            head: entry.head(),
-            pieces: entry.pieces().collect(),
-            generation: entry.generation,
-            root: entry.root,
-            info: ObjectInfo::of(entry),
-        };
-        let lost = |drive: &&u8| !self.readable(**drive);
-        if let Some(&drive) = object.info.drives.iter().find(lost) {
-            return Ok(Err(MissReason::DriveGone { drive }));
-        }
-        if !state.hold(id) {
-            let detail = "65,534 reads of this object are under way".to_owned();
-            return Ok(Err(MissReason::Io { detail }));
-        }
-        state.index.touch(id);
-        Ok(Ok(object))
     }
 
     /// Ends a get: counts it, and drops an object that is damaged.
@@ -208,7 +125,8 @@ impl Pool {
         }
     }
 
-    fn read_again(
+    /// Reads `len` bytes at `offset` of an object that was found before, under a hold of its own.
+    pub(crate) fn read_again(
         &self,
         object: &Object,
         key: Vec<u8>,
@@ -216,12 +134,9 @@ impl Pool {
         len: u32,
         sink: Into<'_>,
     ) -> Verdict {
-        let mut state = self.state.lock();
-        let same = state.index.entry(object.id).is_some_and(|e| e.generation == object.generation);
-        if !same || !state.hold(object.id) {
-            return Verdict::Failed { detail: "removed while it was read".to_owned() };
+        if let Err(verdict) = self.hold_again(object) {
+            return verdict;
         }
-        drop(state);
         let mut again = Reading {
             pool: self,
             object: object.clone(),
@@ -236,34 +151,6 @@ impl Pool {
         };
         let started = again.start();
         again.finish_with(started).1
-    }
-
-    fn drop_damaged(&self, key: &[u8], generation: u64) {
-        let mut state = self.state.lock();
-        let Some(id) = state.index.find(key) else { return };
-        if state.index.entry(id).is_some_and(|entry| entry.generation == generation) {
-            let removal = state.remove(id);
-            self.enqueue(removal);
-            tracing::error!(key = %key.escape_ascii(), "damaged object dropped");
-        }
-    }
-
-    fn reason(&self, verdict: Verdict) -> MissReason {
-        match verdict {
-            Verdict::Damaged { drive, detail } => {
-                count(&self.counters.misses_damaged, 1);
-                MissReason::Damaged { drive: self.drive_name(drive), detail }
-            }
-            Verdict::Gone { drive } => {
-                count(&self.counters.misses_io, 1);
-                MissReason::DriveGone { drive }
-            }
-            Verdict::Failed { detail } => {
-                count(&self.counters.misses_io, 1);
-                MissReason::Io { detail }
-            }
-            Verdict::Good => MissReason::Absent,
-        }
     }
 }
 
@@ -291,7 +178,7 @@ fn units(shape: &Shape, offset: u32, len: u64) -> VecDeque<Unit> {
 
 impl Reading<'_> {
     fn header_bytes(&self) -> u32 {
-        self.object.shape.header_blocks(self.key.len()) * BLOCK_BYTES as u32
+        self.object.header_bytes(&self.key)
     }
 
     fn start(&mut self) -> Result<(), StoreError> {
@@ -339,15 +226,9 @@ impl Reading<'_> {
 
     fn submit_next(&mut self) -> Result<(), StoreError> {
         let Some(unit) = self.units.pop_front() else { return Ok(()) };
-        let (slot, at) = match unit.piece {
-            Some(index) => {
-                let piece = self.object.pieces.get(index).copied();
-                (piece.ok_or(StoreError::Closed)?, unit.offset)
-            }
-            None => (self.object.head, self.header_bytes() + unit.offset),
-        };
+        let (slot, at) = self.object.place(&self.key, unit.piece, unit.offset)?;
         let (segments, direct, lease) = self.target(0, Some(unit))?;
-        let ticket = Some(self.submit(slot, at.into(), segments.clone())?);
+        let ticket = Some(self.submit(slot, at, segments.clone())?);
         self.in_flight.push_back(InFlight {
             unit,
             drive: slot.drive,
@@ -429,7 +310,7 @@ impl Reading<'_> {
     {
         let verdict = match started {
             Ok(()) => self.verify().unwrap_or_else(|verdict| verdict),
-            Err(error) => self.verdict(self.culprit, &error),
+            Err(error) => self.pool.verdict(self.culprit, &error),
         };
         // Whatever the verdict: nothing may write to the target after this.
         if let Some((ticket, _lease)) = self.header.take() {
@@ -440,8 +321,7 @@ impl Reading<'_> {
                 let _ = ticket.wait();
             }
         }
-        self.pool.state.lock().unhold(self.object.id);
-        self.pool.changed.notify_all();
+        self.pool.unhold(&self.object);
         (std::mem::replace(&mut self.sink, Into::Bytes(&mut [])), verdict)
     }
 
@@ -449,11 +329,11 @@ impl Reading<'_> {
         let header = self.read_header()?;
         while let Some(mut part) = self.in_flight.pop_front() {
             let waited = part.ticket.take().map_or(Ok(()), Ticket::wait);
-            waited.map_err(|error| self.verdict(part.drive, &error.into()))?;
+            waited.map_err(|error| self.pool.verdict(part.drive, &error.into()))?;
             self.verify_unit(&part, &header)?;
             if !self.units.is_empty() {
                 let next = self.submit_next();
-                next.map_err(|error| self.verdict(self.culprit, &error))?;
+                next.map_err(|error| self.pool.verdict(self.culprit, &error))?;
             }
         }
         Ok(Verdict::Good)
@@ -461,14 +341,13 @@ impl Reading<'_> {
 
     fn read_header(&mut self) -> Result<ObjectHeader, Verdict> {
         let drive = self.object.head.drive;
-        let damaged = |detail: String| Verdict::Damaged { drive, detail };
         let Some((ticket, lease)) = self.header.take() else {
-            return Err(damaged("no header".to_owned()));
+            return Err(Verdict::Damaged { drive, detail: "no header".to_owned() });
         };
-        ticket.wait().map_err(|error| self.verdict(drive, &error.into()))?;
+        ticket.wait().map_err(|error| self.pool.verdict(drive, &error.into()))?;
         let mut bytes = vec![0; self.header_bytes() as usize];
         let copied = lease.slice(0, bytes.len()).and_then(|s| Ok(s.read(0, &mut bytes)?));
-        copied.map_err(|error| self.verdict(drive, &error))?;
+        copied.map_err(|error| self.pool.verdict(drive, &error))?;
         // The tail's first unit may lie behind it in the same lease.
         if let Some(part) = self.in_flight.front_mut()
             && part.unit.piece.is_none()
@@ -476,12 +355,7 @@ impl Reading<'_> {
         {
             part._lease = Some(lease);
         }
-        let (header, root) = ObjectHeader::decode(&bytes).map_err(|e| damaged(e.to_string()))?;
-        let (object, key) = (&self.object, &self.key);
-        if root != object.root || header.key != *key || header.generation != object.generation {
-            return Err(damaged("the header belongs to another object".to_owned()));
-        }
-        Ok(header)
+        self.object.header(&self.key, &bytes)
     }
 
     /// Checks the grains of a unit and copies what is wanted and not yet there to the target.
@@ -499,40 +373,19 @@ impl Reading<'_> {
         } else {
             grains_of(&part.segments, unit.len as usize, &mut grains)
         };
-        checked.map_err(|error| self.verdict(part.drive, &error))?;
+        checked.map_err(|error| self.pool.verdict(part.drive, &error))?;
         let first = (unit.payload_offset / GRAIN_BYTES) as usize;
-        let expected = header.grains.get(first..first + grains.len()).unwrap_or_default();
-        if grains != expected {
-            let bad = grains.iter().zip(expected).position(|(a, b)| a != b).unwrap_or(0);
-            let detail = format!("checksum of payload grain {} does not fit", first + bad);
-            return Err(Verdict::Damaged { drive: part.drive, detail });
-        }
+        check_grains(header, first, &grains, part.drive)?;
         let staged = if whole { part.direct } else { 0 };
         let plain = whole && matches!(self.sink, Into::Bytes(_));
         if !plain && staged < len as usize {
             let from = start as usize + staged;
             let rest = len as usize - staged;
             let copied = self.sink.copy_in(at + staged, &part.segments, from, rest);
-            copied.map_err(|error| self.verdict(part.drive, &error))?;
+            copied.map_err(|error| self.pool.verdict(part.drive, &error))?;
         }
         count(&self.pool.counters.staged_bytes, u64::from(len) - staged as u64);
         Ok(())
-    }
-
-    /// What an error says about the object.
-    fn verdict(&self, drive: u8, error: &StoreError) -> Verdict {
-        if let Some(drive) = self.pool.drive(drive) {
-            Drive::note(drive, error);
-        }
-        let detail = match error {
-            StoreError::Io(error) => error.to_string(),
-            other => other.to_string(),
-        };
-        match error.io_kind() {
-            Some(IoErrorKind::Media) => Verdict::Damaged { drive, detail },
-            Some(IoErrorKind::Gone) => Verdict::Gone { drive },
-            _ => Verdict::Failed { detail },
-        }
     }
 }
 

@@ -18,6 +18,7 @@ mod info;
 mod journal;
 mod maintain;
 mod memory;
+mod object;
 mod options;
 mod payload;
 mod pool;

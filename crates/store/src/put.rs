@@ -27,35 +27,35 @@ const EVICT_BLOCKS: u64 = 8192;
 
 /// How a put began.
 #[derive(Debug)]
-pub(crate) enum Begun<'a> {
+pub(crate) enum Begun {
     /// The key exists and stays. A drive is named if the object's record still waits in its journal.
     Kept(Option<u8>),
     /// Another put of the key is under way.
     Busy,
-    /// The data is being written.
-    Writing(Writing<'a>),
+    /// Its space is taken; the data is being written, or may now be.
+    Writing(Writing),
 }
 
 /// A put between its first write and its record.
 #[derive(Debug)]
-pub(crate) struct Writing<'a> {
-    pool: &'a Pool,
+pub(crate) struct Writing {
+    pool: Arc<Pool>,
     id: Id,
     record: PutRecord,
     /// Drives (bit mask) that hold data of it.
     drives: u64,
     in_flight: VecDeque<(u8, Box<dyn Ticket>, Option<Lease>)>,
-    _key: KeyGuard<'a>,
+    _key: KeyGuard,
 }
 
 /// Keeps other puts of a key out. Dropped after the put has ended either way.
 #[derive(Debug)]
-struct KeyGuard<'a> {
-    pool: &'a Pool,
+struct KeyGuard {
+    pool: Arc<Pool>,
     key: Vec<u8>,
 }
 
-impl Drop for KeyGuard<'_> {
+impl Drop for KeyGuard {
     fn drop(&mut self) {
         self.pool.state.lock().writing.remove(&self.key);
         self.pool.changed.notify_all();
@@ -79,16 +79,35 @@ fn expiry(ttl: Option<Duration>) -> Result<u32, StoreError> {
 
 impl Pool {
     /// Starts a put: finds room and submits all writes.
-    pub(crate) fn begin_put<'a>(
-        &'a self,
+    pub(crate) fn begin_put(
+        self: &Arc<Self>,
         key: &[u8],
         source: &Source<'_>,
         options: &PutOptions,
-    ) -> Result<Begun<'a>, StoreError> {
+    ) -> Result<Begun, StoreError> {
+        let mut writing = match self.prepare_put(key, source.len(), options)? {
+            Begun::Writing(writing) => writing,
+            other => return Ok(other),
+        };
+        match writing.submit(&From::new(source), options.pin) {
+            Ok(()) => Ok(Begun::Writing(writing)),
+            Err(error) => {
+                writing.abandon(&error);
+                Err(error)
+            }
+        }
+    }
+
+    /// Checks a put, reserves its key and takes room for it. Nothing is written yet.
+    pub(crate) fn prepare_put(
+        self: &Arc<Self>,
+        key: &[u8],
+        len: u64,
+        options: &PutOptions,
+    ) -> Result<Begun, StoreError> {
         self.check_open()?;
         check_key(key)?;
         let expiry = expiry(options.ttl)?;
-        let len = source.len();
         let writable = self.writable();
         let chunk = self.present().next().map_or(0, |m| m.drive.zones.chunks.data);
         let shape = u32::try_from(len)
@@ -114,22 +133,15 @@ impl Pool {
         };
         let drives =
             record.pieces.iter().fold(1 << place.head.drive, |mask, p| mask | 1 << p.drive);
-        let mut writing =
-            Writing { pool: self, id, record, drives, in_flight: VecDeque::new(), _key: guard };
-        match writing.submit(&From::new(source), options.pin) {
-            Ok(()) => Ok(Begun::Writing(writing)),
-            Err(error) => {
-                writing.abandon(&error);
-                Err(error)
-            }
-        }
+        let (pool, in_flight) = (Arc::clone(self), VecDeque::new());
+        Ok(Begun::Writing(Writing { pool, id, record, drives, in_flight, _key: guard }))
     }
 
-    fn reserve_key<'a>(
-        &'a self,
+    fn reserve_key(
+        self: &Arc<Self>,
         key: &[u8],
         options: &PutOptions,
-    ) -> Result<Result<KeyGuard<'a>, Begun<'a>>, StoreError> {
+    ) -> Result<Result<KeyGuard, Begun>, StoreError> {
         let mut state = self.state.lock();
         if state.writing.contains(key) {
             return Ok(Err(Begun::Busy));
@@ -156,7 +168,7 @@ impl Pool {
         }
         state.writing.insert(key.to_vec());
         drop(state);
-        Ok(Ok(KeyGuard { pool: self, key: key.to_vec() }))
+        Ok(Ok(KeyGuard { pool: Arc::clone(self), key: key.to_vec() }))
     }
 
     /// Waits until nobody writes this key, within the I/O deadline.
@@ -290,7 +302,7 @@ impl Pool {
     /// Makes written puts durable and visible. One result for each, in order.
     pub(crate) fn commit_puts(
         &self,
-        puts: Vec<Result<Writing<'_>, StoreError>>,
+        puts: Vec<Result<Writing, StoreError>>,
         durability: Durability,
     ) -> Vec<Result<PutOutcome, StoreError>> {
         let written: Vec<_> =
@@ -303,11 +315,7 @@ impl Pool {
     }
 
     /// Hands the record of a written object to the journal.
-    fn record_put<'a>(
-        &self,
-        put: Writing<'a>,
-        durability: Durability,
-    ) -> Result<Recorded<'a>, StoreError> {
+    fn record_put(&self, put: Writing, durability: Durability) -> Result<Recorded, StoreError> {
         let drive = put.record.head.drive;
         let member = self.member(drive).ok_or(StoreError::Closed)?;
         let waiter = (durability == Durability::Sync).then(Arc::<Waiter>::default);
@@ -329,7 +337,7 @@ impl Pool {
         Ok(Recorded { drive, waiter, waiting, len, _key: put._key })
     }
 
-    fn acknowledge(&self, put: Recorded<'_>) -> Result<PutOutcome, StoreError> {
+    fn acknowledge(&self, put: Recorded) -> Result<PutOutcome, StoreError> {
         match &put.waiter {
             Some(waiter) => self.await_record(put.drive, waiter)?,
             None if self.backlog(put.waiting) => self.write_journals(1 << put.drive)?,
@@ -342,18 +350,18 @@ impl Pool {
 }
 
 /// A put whose record is with the journal.
-struct Recorded<'a> {
+struct Recorded {
     drive: u8,
     waiter: Option<Arc<Waiter>>,
     waiting: usize,
     len: u32,
-    _key: KeyGuard<'a>,
+    _key: KeyGuard,
 }
 
-impl Writing<'_> {
+impl Writing {
     /// Submits all writes: pieces first, so that the drive works while the checksums for the header
     /// are computed.
-    fn submit(&mut self, from: &From<'_>, pin: bool) -> Result<(), StoreError> {
+    pub(crate) fn submit(&mut self, from: &From<'_>, pin: bool) -> Result<(), StoreError> {
         let shape = self.record.shape;
         let mut grains = Vec::with_capacity(shape.grains() as usize);
         let pieces = self.record.pieces.clone();
@@ -364,7 +372,7 @@ impl Writing<'_> {
             payload_offset += len;
         }
         let tail = shape.tail_len();
-        let header_bytes = shape.header_blocks(self.record.key.len()) * BLOCK_BYTES as u32;
+        let header_bytes = self.header_bytes();
         // What of the tail goes with the header in one write; the rest goes ahead.
         let first = tail.min(UNIT_BYTES);
         let mut first_grains = Vec::new();
@@ -374,6 +382,28 @@ impl Writing<'_> {
         let rest = header_bytes + first;
         self.write_run(from, head, rest, payload_offset + first, tail - first, &mut grains)?;
         self.write_head(from, header_bytes, payload_offset, first, grains)?;
+        self.enter(pin)
+    }
+
+    /// What the record says so far: places, shape, key.
+    pub(crate) fn record(&self) -> &PutRecord {
+        &self.record
+    }
+
+    /// For data that others have written: writes the header with the checksums of its grains.
+    pub(crate) fn submit_header(&mut self, grains: Vec<u32>, pin: bool) -> Result<(), StoreError> {
+        let header_bytes = self.header_bytes();
+        self.write_head(&From::Bytes(&[]), header_bytes, 0, 0, grains)?;
+        self.enter(pin)
+    }
+
+    /// Bytes of the header in front of the tail.
+    pub(crate) fn header_bytes(&self) -> u32 {
+        self.record.shape.header_blocks(self.record.key.len()) * BLOCK_BYTES as u32
+    }
+
+    /// Tells the index what the object is; nobody sees it yet.
+    fn enter(&mut self, pin: bool) -> Result<(), StoreError> {
         let mut state = self.pool.state.lock();
         let filled = state.index.fill(self.id, &self.record);
         if let Some(entry) = state.index.entry_mut(self.id) {
@@ -447,7 +477,8 @@ impl Writing<'_> {
         if self.in_flight.len() >= WINDOW {
             self.finish_oldest()?;
         }
-        let drive = self.pool.drive(slot.drive).ok_or(StoreError::Closed)?;
+        let pool = Arc::clone(&self.pool);
+        let drive = pool.drive(slot.drive).ok_or(StoreError::Closed)?;
         let len = segments.iter().map(|s| s.len() as u64).sum();
         let extents = SmallVec::from_buf([Extent { offset: drive.offset(slot, at)?, len }]);
         let deadline = self.pool.options.io_deadline;

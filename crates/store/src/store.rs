@@ -6,10 +6,11 @@ use gcos_hw::DmaBuffer;
 use gcos_layout::media::BLOCK_BYTES;
 use parking_lot::Mutex;
 
-use crate::get::{self, Range, Reading};
+use crate::get::{self, Reading};
 use crate::index::Id;
 use crate::journal::Waiter;
 use crate::maintain::{Maintainer, Sweep};
+use crate::object::Range;
 use crate::pool::{Member, Pool, count, now_seconds};
 use crate::put::{Begun, Writing, check_key};
 use crate::state::State;
@@ -121,7 +122,7 @@ impl Store {
     ) -> Vec<Result<PutOutcome, StoreError>> {
         let mut results: Vec<Option<Result<PutOutcome, StoreError>>> =
             items.iter().map(|_| None).collect();
-        let mut batch: Vec<(usize, Writing<'_>)> = Vec::new();
+        let mut batch: Vec<(usize, Writing)> = Vec::new();
         let mut bytes = 0;
         for (at, (key, source)) in items.iter().enumerate() {
             let outcome = loop {
@@ -165,7 +166,7 @@ impl Store {
 
     fn commit_batch(
         &self,
-        batch: &mut Vec<(usize, Writing<'_>)>,
+        batch: &mut Vec<(usize, Writing)>,
         results: &mut [Option<Result<PutOutcome, StoreError>>],
         durability: Durability,
     ) {
