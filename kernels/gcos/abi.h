@@ -8,7 +8,7 @@
 namespace gcos {
 
 // Compared with the host's when the kernels are loaded.
-constexpr std::uint64_t kLayoutHash = 0xbc39e5a00834876dull;
+constexpr std::uint64_t kLayoutHash = 0xd555f5289d166dd7ull;
 
 // Bytes of a submission queue entry.
 constexpr std::uint32_t kSqeBytes = 0x40u;
@@ -56,8 +56,9 @@ struct QueuePair {
   std::uint64_t lists;
   // I/O virtual address of the same.
   std::uint64_t lists_iova;
-  // Device address of the commands in flight: one word for each slot, kept by the kernels.
-  std::uint64_t slots;
+  // Device address of the state of `gcos_io_shared`: [`ticket_bytes`] of zeros when the pair is made,
+  // aligned to 128 bytes, kept by the kernels. 0 for a pair that only `gcos_io` uses.
+  std::uint64_t tickets;
   // Entries of each queue.
   std::uint32_t entries;
   // List pages of each slot.
@@ -86,7 +87,7 @@ static_assert(offsetof(QueuePair, sq_doorbell) == 16, "the host puts QueuePair.s
 static_assert(offsetof(QueuePair, cq_doorbell) == 24, "the host puts QueuePair.cq_doorbell there");
 static_assert(offsetof(QueuePair, lists) == 32, "the host puts QueuePair.lists there");
 static_assert(offsetof(QueuePair, lists_iova) == 40, "the host puts QueuePair.lists_iova there");
-static_assert(offsetof(QueuePair, slots) == 48, "the host puts QueuePair.slots there");
+static_assert(offsetof(QueuePair, tickets) == 48, "the host puts QueuePair.tickets there");
 static_assert(offsetof(QueuePair, entries) == 56, "the host puts QueuePair.entries there");
 static_assert(offsetof(QueuePair, list_pages) == 60, "the host puts QueuePair.list_pages there");
 static_assert(offsetof(QueuePair, nsid) == 64, "the host puts QueuePair.nsid there");
@@ -151,15 +152,15 @@ static_assert(sizeof(Share) == 16, "the host takes Share to be so long");
 struct Batch {
   // Device address of the shares, one for each block of threads.
   std::uint64_t shares;
-  // Device address of the commands.
+  // Device address of the commands, aligned to 16 bytes.
   std::uint64_t commands;
   // Device address of the segments.
   std::uint64_t segments;
-  // Device address of the status words, one for each command, 0 at the start.
+  // Device address of the status words of 32 bits, one for each command, 0 at the start.
   std::uint64_t statuses;
-  // Device address of a word; not 0 means: give up.
+  // Device address of a word of 32 bits; not 0 means: give up.
   std::uint64_t abort;
-  // Device address of a counter: shares whose status words are all final.
+  // Device address of a counter of 32 bits: shares whose status words are all final.
   std::uint64_t done;
   // Nanoseconds from the start of the kernel after which it gives up.
   std::uint64_t budget_ns;
@@ -167,6 +168,10 @@ struct Batch {
   std::uint32_t share_count;
   // Number of commands.
   std::uint32_t command_count;
+  // Number of segments.
+  std::uint32_t segment_count;
+  // 0.
+  std::uint32_t reserved;
 };
 static_assert(offsetof(Batch, shares) == 0, "the host puts Batch.shares there");
 static_assert(offsetof(Batch, commands) == 8, "the host puts Batch.commands there");
@@ -177,7 +182,9 @@ static_assert(offsetof(Batch, done) == 40, "the host puts Batch.done there");
 static_assert(offsetof(Batch, budget_ns) == 48, "the host puts Batch.budget_ns there");
 static_assert(offsetof(Batch, share_count) == 56, "the host puts Batch.share_count there");
 static_assert(offsetof(Batch, command_count) == 60, "the host puts Batch.command_count there");
-static_assert(sizeof(Batch) == 64, "the host takes Batch to be so long");
+static_assert(offsetof(Batch, segment_count) == 64, "the host puts Batch.segment_count there");
+static_assert(offsetof(Batch, reserved) == 68, "the host puts Batch.reserved there");
+static_assert(sizeof(Batch) == 72, "the host takes Batch to be so long");
 
 // A run of bytes of a grain.
 struct GrainRun {

@@ -17,7 +17,7 @@ mod word;
 pub use constants::{CONSTANTS, Constant, flag, outcome};
 pub use header::{header, layout_hash};
 pub use ops::{ChecksumBatch, CopyBatch, CopyRun, Grain, GrainRun, PagedBatch};
-pub use queue::{Batch, Command, QueuePair, Segment, Share};
+pub use queue::{Batch, Command, QueuePair, Segment, Share, ticket_bytes};
 pub use record::{Field, Record};
 pub use word::Word;
 

@@ -1,5 +1,12 @@
 //! Queue pairs and what is done with them.
 
+/// Bytes of memory that [`QueuePair::tickets`] points to: two lines of 128 bytes for the counters, then two
+/// words of 32 bits for each of `entries` slots.
+#[must_use]
+pub const fn ticket_bytes(entries: u32) -> u64 {
+    256 + 8 * entries as u64
+}
+
 records! {
     /// A queue pair that kernels drive, in device memory. The host fills it in when the pair is made; the
     /// fields from `sq_tail` on belong to the kernels from then on.
@@ -16,8 +23,9 @@ records! {
         lists: u64,
         /// I/O virtual address of the same.
         lists_iova: u64,
-        /// Device address of the commands in flight: one word for each slot, kept by the kernels.
-        slots: u64,
+        /// Device address of the state of `gcos_io_shared`: [`ticket_bytes`] of zeros when the pair is made,
+        /// aligned to 128 bytes, kept by the kernels. 0 for a pair that only `gcos_io` uses.
+        tickets: u64,
         /// Entries of each queue.
         entries: u32,
         /// List pages of each slot.
@@ -79,15 +87,15 @@ records! {
     pub struct Batch {
         /// Device address of the shares, one for each block of threads.
         shares: u64,
-        /// Device address of the commands.
+        /// Device address of the commands, aligned to 16 bytes.
         commands: u64,
         /// Device address of the segments.
         segments: u64,
-        /// Device address of the status words, one for each command, 0 at the start.
+        /// Device address of the status words of 32 bits, one for each command, 0 at the start.
         statuses: u64,
-        /// Device address of a word; not 0 means: give up.
+        /// Device address of a word of 32 bits; not 0 means: give up.
         abort: u64,
-        /// Device address of a counter: shares whose status words are all final.
+        /// Device address of a counter of 32 bits: shares whose status words are all final.
         done: u64,
         /// Nanoseconds from the start of the kernel after which it gives up.
         budget_ns: u64,
@@ -95,5 +103,9 @@ records! {
         share_count: u32,
         /// Number of commands.
         command_count: u32,
+        /// Number of segments.
+        segment_count: u32,
+        /// 0.
+        reserved: u32,
     }
 }
