@@ -9,6 +9,7 @@
 
 mod alloc;
 mod checkpoint;
+mod device;
 mod drive;
 mod error;
 mod format;

@@ -1,0 +1,4 @@
+//! Objects in GPU memory.
+
+mod plan;
+mod spans;
