@@ -8,7 +8,7 @@
 namespace gcos {
 
 // Compared with the host's when the kernels are loaded.
-constexpr std::uint64_t kLayoutHash = 0xd555f5289d166dd7ull;
+constexpr std::uint64_t kLayoutHash = 0x4a478067baec5457ull;
 
 // Bytes of a submission queue entry.
 constexpr std::uint32_t kSqeBytes = 0x40u;
@@ -16,6 +16,8 @@ constexpr std::uint32_t kSqeBytes = 0x40u;
 constexpr std::uint32_t kCqeBytes = 0x10u;
 // Bytes of a memory page of the controller.
 constexpr std::uint32_t kPageBytes = 0x1000u;
+// Most entries of a queue that kernels drive.
+constexpr std::uint32_t kMaxQueueEntries = 0x1000u;
 // The status word is final.
 constexpr std::uint32_t kOutcomeDone = 0x80000000u;
 // Where the kind is.
@@ -59,7 +61,7 @@ struct QueuePair {
   // Device address of the state of `gcos_io_shared`: [`ticket_bytes`] of zeros when the pair is made,
   // aligned to 128 bytes, kept by the kernels. 0 for a pair that only `gcos_io` uses.
   std::uint64_t tickets;
-  // Entries of each queue.
+  // Entries of each queue: 2 to [`super::MAX_QUEUE_ENTRIES`].
   std::uint32_t entries;
   // List pages of each slot.
   std::uint32_t list_pages;

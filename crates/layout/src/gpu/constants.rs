@@ -11,6 +11,9 @@ pub struct Constant {
     pub doc: &'static str,
 }
 
+/// Most entries of a queue that kernels drive: they keep a word for each in the memory of a block.
+pub const MAX_QUEUE_ENTRIES: u32 = 4096;
+
 /// Status word of a command: how the kernel ended it. Bits 0 to 14 are the status field of the completion
 /// entry without its phase tag (Base, section 4.2.3), when a completion came.
 pub mod outcome {
@@ -58,6 +61,11 @@ pub const CONSTANTS: &[Constant] = &[
         doc: "Bytes of a completion queue entry.",
     },
     Constant { name: "kPageBytes", value: 4096, doc: "Bytes of a memory page of the controller." },
+    Constant {
+        name: "kMaxQueueEntries",
+        value: MAX_QUEUE_ENTRIES,
+        doc: "Most entries of a queue that kernels drive.",
+    },
     Constant { name: "kOutcomeDone", value: outcome::DONE, doc: "The status word is final." },
     Constant { name: "kOutcomeKindShift", value: outcome::KIND_SHIFT, doc: "Where the kind is." },
     Constant { name: "kCompleted", value: outcome::COMPLETED, doc: "The controller completed it." },

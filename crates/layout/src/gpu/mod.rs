@@ -14,7 +14,7 @@ mod ops;
 mod queue;
 mod word;
 
-pub use constants::{CONSTANTS, Constant, flag, outcome};
+pub use constants::{CONSTANTS, Constant, MAX_QUEUE_ENTRIES, flag, outcome};
 pub use header::{header, layout_hash};
 pub use ops::{ChecksumBatch, CopyBatch, CopyRun, Grain, GrainRun, PagedBatch};
 pub use queue::{Batch, Command, QueuePair, Segment, Share, ticket_bytes};

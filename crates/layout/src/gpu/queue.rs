@@ -26,7 +26,7 @@ records! {
         /// Device address of the state of `gcos_io_shared`: [`ticket_bytes`] of zeros when the pair is made,
         /// aligned to 128 bytes, kept by the kernels. 0 for a pair that only `gcos_io` uses.
         tickets: u64,
-        /// Entries of each queue.
+        /// Entries of each queue: 2 to [`super::MAX_QUEUE_ENTRIES`].
         entries: u32,
         /// List pages of each slot.
         list_pages: u32,

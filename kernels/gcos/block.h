@@ -1,0 +1,243 @@
+// A queue pair that one block of threads owns for the life of a kernel.
+//
+// The block goes round in trips. In each, all threads look at one completion entry each, agree by one vote how
+// many new ones there are and how many commands fit, reap those, post these, and the first thread rings
+// both doorbells once. Completions that are there are taken without waiting; when there are none and
+// nothing can be posted, the first thread alone waits. So as many rounds are in flight as the queue takes
+// when the controller is slow, and about two when it is fast.
+//
+// The identifier of a command is its slot. A table in the block's memory says which command is in which
+// slot; taking it out of there ends the command, exactly once.
+#pragma once
+
+#include "gcos/abi.h"
+#include "gcos/outcome.h"
+#include "gcos/pair.h"
+#include "gcos/platform.h"
+#include "gcos/pointer.h"
+#include "gcos/queue.h"
+
+namespace gcos {
+
+// Trips after which the leader asks whether to go on, and looks at the completion queue in one wait.
+constexpr std::uint32_t kCheckTrips = 256;
+constexpr std::uint32_t kCheckLooks = 64;
+
+struct BlockShared {
+  // A word for each warp, of even and of odd trips.
+  std::uint32_t votes[2][kMaxBlockThreads / kWarpThreads];
+  // kGoOn, or why the block gives up.
+  std::uint32_t verdict;
+  // For each slot, 1 + the command of the share in flight there; 0: free.
+  std::uint32_t in_slot[kMaxQueueEntries];
+};
+
+namespace detail {
+
+// Where the block is in its share. The same in every thread.
+struct Progress {
+  std::uint32_t taken;   // commands of the share posted, or found bad
+  std::uint32_t flying;  // commands in flight
+  std::uint32_t tail;
+  std::uint32_t head;
+  std::uint32_t phase;
+};
+
+// What the block agreed on for one trip.
+struct Agreement {
+  std::uint32_t reap;  // new completion entries, without a gap, from the head on
+  std::uint32_t post;  // commands to post, all sound, whose slots are free
+  bool bad;            // the next command makes no sense
+};
+
+GCOS_DEVICE Agreement agree(BlockShared& shared, std::uint32_t trip, bool fresh, bool fits, bool bad) {
+  std::uint32_t* votes = shared.votes[trip & 1];
+  const std::uint32_t reap = leading(ballot(fresh));
+  const std::uint32_t post = leading(ballot(fits));
+  const std::uint32_t first_bad = ballot(bad) & 1;
+  if (lane_index() == 0) votes[warp_index()] = reap | (post << 8) | (first_bad << 16);
+  sync_block();
+  Agreement agreed{0, 0, (votes[0] >> 16) != 0};
+  bool reaping = true;
+  bool posting = true;
+  for (std::uint32_t warp = 0; warp < block_threads() / kWarpThreads; ++warp) {
+    const std::uint32_t r = votes[warp] & 0xff;
+    const std::uint32_t p = (votes[warp] >> 8) & 0xff;
+    agreed.reap += reaping ? r : 0;
+    agreed.post += posting ? p : 0;
+    reaping = reaping && r == kWarpThreads;
+    posting = posting && p == kWarpThreads;
+  }
+  return agreed;
+}
+
+// By the leader, while the others wait at a barrier: until the entry at the head is new, or for good.
+GCOS_DEVICE std::uint32_t wait_for_head(const Pair& pair, const Progress& now, const Limit& limit) {
+  for (std::uint32_t turn = 1;; ++turn) {
+    if (peek_completion(pair.cq, now.head).phase() == now.phase) return kGoOn;
+    if (turn % kCheckLooks == 0) {
+      const std::uint32_t verdict = limit.check();
+      if (verdict != kGoOn) return verdict;
+    }
+    pause(turn);
+  }
+}
+
+// Ends the command that a completion names. A name that is not in flight, or not any more, breaks the pair.
+// `posting` slots from the tail on are being filled at this moment and cannot have been completed.
+template <class Probe>
+GCOS_DEVICE void reap(const Batch& batch, const Share& share, const Pair& pair, const Progress& now,
+                      std::uint32_t posting, Completion completion, BlockShared& shared,
+                      const Probe& probe) {
+  const std::uint32_t slot = completion.slot();
+  const std::uint32_t ahead = slot >= now.tail ? slot - now.tail : slot + pair.entries - now.tail;
+  std::uint32_t command = 0;
+  if (slot < pair.entries && ahead >= posting) {
+    command = exchange_relaxed<Scope::kBlock>(&shared.in_slot[slot], 0u);
+  }
+  if (command == 0) {
+    store_relaxed<Scope::kBlock>(&shared.verdict, kBadCompletion);
+    return;
+  }
+  conclude(batch, share.first + command - 1, outcome(kCompleted, completion.status()));
+  probe.ended(share.first + command - 1);
+}
+
+// Ends what is left of the share when the block gives up: in flight as `verdict` says, the rest never
+// started.
+GCOS_DEVICE void give_up(const Batch& batch, const Share& share, const Pair& pair, std::uint32_t taken,
+                         std::uint32_t verdict, BlockShared& shared) {
+  for (std::uint32_t slot = thread_index(); slot < pair.entries; slot += block_threads()) {
+    const std::uint32_t command = load_relaxed<Scope::kBlock>(&shared.in_slot[slot]);
+    if (command != 0) conclude(batch, share.first + command - 1, outcome(verdict));
+  }
+  for (std::uint32_t i = taken + thread_index(); i < share.count; i += block_threads()) {
+    conclude(batch, share.first + i, outcome(kNotStarted));
+  }
+}
+
+// The trips. Gives back kGoOn when every command has ended, or why the block gave up.
+template <class Probe>
+GCOS_DEVICE std::uint32_t make_trips(const Batch& batch, const Share& share, const Pair& pair,
+                                     const Limit& limit, Progress& now, BlockShared& shared,
+                                     const Probe& probe) {
+  const std::uint32_t me = thread_index();
+  const Segment* segments = at<const Segment>(batch.segments);
+  // This thread's next command; loaded a trip ahead.
+  Command command{};
+  if (me < share.count) command = load_command(batch, share.first + me);
+  for (std::uint32_t trip = 0; now.taken < share.count || now.flying != 0; ++trip) {
+    Completion completion{0};
+    const bool looking = me < now.flying;
+    if (looking) completion = peek_completion(pair.cq, wrapped(now.head + me, pair.entries));
+    const bool turned = now.head + me >= pair.entries;
+    const std::uint32_t left = share.count - now.taken;
+    const std::uint32_t room = pair.entries - 1 - now.flying;
+    const bool next = me < left && me < room;
+    const std::uint32_t slot = wrapped(now.tail + (next ? me : 0), pair.entries);
+    const Plan plan = plan_command(next, command, batch, pair);
+    const bool bad = plan.kind == PointerKind::kBad;
+    const bool fits =
+        next && !bad && load_relaxed<Scope::kBlock>(&shared.in_slot[slot]) == 0;
+    const bool fresh = looking && completion.phase() == (now.phase ^ (turned ? 1u : 0u));
+    const Agreement agreed = agree(shared, trip, fresh, fits, bad);
+
+    if (me == 0 && trip % kCheckTrips == 0) {
+      const std::uint32_t verdict = limit.check();
+      if (verdict != kGoOn) store_relaxed<Scope::kBlock>(&shared.verdict, verdict);
+    }
+    const bool idle = agreed.reap == 0 && agreed.post == 0 && !agreed.bad;
+    if (idle && me == 0) {
+      const std::uint32_t verdict = wait_for_head(pair, now, limit);
+      if (verdict != kGoOn) store_relaxed<Scope::kBlock>(&shared.verdict, verdict);
+    }
+    if (me < agreed.reap) {
+      reap(batch, share, pair, now, agreed.post, completion, shared, probe);
+    }
+    const bool posts = me < agreed.post;
+    if (any(posts)) {
+      const Pointer pointer =
+          write_pointer(posts ? plan : Plan{}, command, segments, slot, pair.memory);
+      if (posts) {
+        post_entry(pair.sq, slot, entry_of(pair, command, pointer, slot));
+        store_relaxed<Scope::kBlock>(&shared.in_slot[slot], now.taken + me + 1);
+        probe.posted(share.first + now.taken + me);
+      }
+    }
+    // A bad command is passed over when it is the next, so that it takes no slot.
+    const bool skip = agreed.post == 0 && agreed.bad;
+    if (skip && me == 0) conclude(batch, share.first + now.taken, outcome(kBadCommand));
+    now.taken += agreed.post + (skip ? 1 : 0);
+    now.flying += agreed.post - agreed.reap;
+    now.tail = wrapped(now.tail + agreed.post, pair.entries);
+    now.phase ^= now.head + agreed.reap >= pair.entries ? 1u : 0u;
+    now.head = wrapped(now.head + agreed.reap, pair.entries);
+    if (me < share.count - now.taken) {
+      command = load_command(batch, share.first + now.taken + me);
+    }
+    sync_block();
+    const std::uint32_t verdict = load_relaxed<Scope::kBlock>(&shared.verdict);
+    if (verdict != kGoOn) return verdict;
+    if (me == 0) {
+      if (agreed.reap != 0) ring_head(pair.cq_doorbell, now.head);
+      if (agreed.post != 0) ring_tail(pair.sq_doorbell, now.tail);
+    }
+  }
+  return kGoOn;
+}
+
+}  // namespace detail
+
+// Carries out a share on a pair that no other block drives, and writes the status words of its commands;
+// they are ordered by whoever counts the share in Batch.done. All threads of the block call it.
+template <class Probe>
+GCOS_DEVICE void run_share(const Batch& batch, const Share& share, const Limit& limit,
+                           BlockShared& shared, const Probe& probe) {
+  QueuePair& record = *at<QueuePair>(share.queue_pair);
+  const Pair pair = pair_of(record);
+  detail::Progress now{0, 0, record.sq_tail, record.cq_head, record.phase};
+  const bool usable = record.broken == 0 && drivable(pair);
+  if (thread_index() == 0) store_relaxed<Scope::kBlock>(&shared.verdict, kGoOn);
+  if (usable) {
+    for (std::uint32_t slot = thread_index(); slot < pair.entries; slot += block_threads()) {
+      store_relaxed<Scope::kBlock>(&shared.in_slot[slot], 0u);
+    }
+  }
+  sync_block();
+  if (!usable) {
+    for (std::uint32_t i = thread_index(); i < share.count; i += block_threads()) {
+      conclude(batch, share.first + i, outcome(kNotStarted));
+    }
+    return;
+  }
+  std::uint32_t verdict = detail::make_trips(batch, share, pair, limit, now, shared, probe);
+  if (verdict != kGoOn) detail::give_up(batch, share, pair, now.taken, verdict, shared);
+  if (thread_index() != 0) return;
+  // Nothing is in flight, so nothing new may be there.
+  if (verdict == kGoOn && peek_completion(pair.cq, now.head).phase() == now.phase) {
+    verdict = kBadCompletion;
+  }
+  record.sq_tail = now.tail;
+  record.cq_head = now.head;
+  record.phase = now.phase;
+  record.broken = verdict;
+}
+
+// The shares of a batch, block by block. `block` of `blocks` takes every `blocks`-th share.
+template <class Probe>
+GCOS_DEVICE void run_batch(const Batch& batch, std::uint32_t block, std::uint32_t blocks,
+                           BlockShared& shared, const Probe& probe) {
+  const Limit limit = limit_of(batch);
+  for (std::uint32_t s = block; s < batch.share_count; s += blocks) {
+    const Share share = at<const Share>(batch.shares)[s];
+    if (share.first <= batch.command_count && share.count <= batch.command_count - share.first) {
+      run_share(batch, share, limit, shared, probe);
+    }
+    sync_block();
+    if (thread_index() == 0) {
+      fetch_add_release<Scope::kSystem>(at<std::uint32_t>(batch.done), 1u);
+    }
+  }
+}
+
+}  // namespace gcos
