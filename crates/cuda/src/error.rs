@@ -1,7 +1,8 @@
 use std::ffi::CStr;
+use std::time::Duration;
 
 use cudarc::driver::DriverError;
-use gcos_hw::HwError;
+use gcos_hw::{HwError, OutOfBounds};
 
 /// A call of the CUDA driver that failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -81,5 +82,91 @@ pub enum GpuError {
         /// Why.
         #[source]
         source: HwError,
+    },
+    /// The driver offers an older CUDA than is needed.
+    #[error("the NVIDIA driver offers CUDA {found}, expected {needed} or later: update the driver")]
+    DriverTooOld {
+        /// What it offers.
+        found: String,
+        /// What is needed.
+        needed: String,
+    },
+    /// A call of the CUDA driver for a GPU that has none.
+    #[error("GPU {ordinal} is played by host threads and has no {call}; a real GPU was expected")]
+    Played {
+        /// The GPU's number.
+        ordinal: usize,
+        /// The call.
+        call: &'static str,
+    },
+    /// Work did not end in time. It may still go on: memory that it uses stays lent.
+    #[error("GPU {ordinal}: {what} did not end within {after:?}")]
+    TimedOut {
+        /// The GPU's number.
+        ordinal: usize,
+        /// What was awaited.
+        what: &'static str,
+        /// The deadline.
+        after: Duration,
+    },
+    /// Host memory or registers cannot be made reachable for the GPU.
+    #[error("GPU {ordinal}: it does not reach {what}: {cure}")]
+    NotReachable {
+        /// The GPU's number.
+        ordinal: usize,
+        /// What it was to reach.
+        what: &'static str,
+        /// What to do.
+        cure: String,
+        /// The refusal.
+        #[source]
+        source: CudaCall,
+    },
+    /// An address is no memory that may be used on this GPU.
+    #[error("GPU {ordinal}: {len} bytes at {address:#x}: {reason}")]
+    Foreign {
+        /// The GPU's number.
+        ordinal: usize,
+        /// The address.
+        address: u64,
+        /// Bytes from there.
+        len: usize,
+        /// What was expected and what it is.
+        reason: String,
+    },
+    /// There is no room left.
+    #[error("GPU {ordinal}: no {len} bytes of GPU memory left: {reason}")]
+    NoRoom {
+        /// The GPU's number.
+        ordinal: usize,
+        /// Bytes asked for.
+        len: usize,
+        /// What is used, and what to do.
+        reason: String,
+    },
+    /// Kernels cannot be used.
+    #[error("GPU {ordinal}: no kernels: {reason}")]
+    NoKernels {
+        /// The GPU's number.
+        ordinal: usize,
+        /// Why, and what to do.
+        reason: String,
+    },
+    /// A launch, a copy or a function on a stream failed after it had been accepted.
+    #[error("GPU {ordinal}: work on a stream failed: {reason}")]
+    Stream {
+        /// The GPU's number.
+        ordinal: usize,
+        /// What failed.
+        reason: String,
+    },
+    /// An access past the end.
+    #[error("GPU {ordinal}")]
+    OutOfBounds {
+        /// The GPU's number.
+        ordinal: usize,
+        /// Which.
+        #[source]
+        source: OutOfBounds,
     },
 }

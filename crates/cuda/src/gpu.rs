@@ -2,39 +2,95 @@ use std::sync::Arc;
 
 use cudarc::driver::{CudaContext, DriverError, result, sys};
 
+use crate::bounce::Bounce;
+#[cfg(feature = "played")]
+use crate::played::Played;
 use crate::{CudaCall, GpuError};
 
-/// A GPU, with its primary context retained: the one that PyTorch and others use.
+/// Oldest version of CUDA that a driver must offer, as [`Gpu::driver_version`] counts: 12.0.
+const NEEDED_VERSION: i32 = 12_000;
+
+/// A GPU: a real one, with its primary context retained, the one that PyTorch and others use; or one that
+/// host threads play.
 #[derive(Debug)]
 pub struct Gpu {
-    context: Arc<CudaContext>,
+    kind: Kind,
     ordinal: usize,
     name: String,
     uuid: [u8; 16],
 }
 
-/// Finds out whether there is a CUDA driver, without linking to it.
-fn load() -> Result<(), GpuError> {
+/// What is behind a [`Gpu`].
+#[derive(Debug)]
+pub(crate) enum Kind {
+    /// A GPU behind the CUDA driver.
+    Cuda(Cuda),
+    /// Host threads over host memory.
+    #[cfg(feature = "played")]
+    Played(Played),
+}
+
+/// A GPU behind the CUDA driver.
+#[derive(Debug)]
+pub(crate) struct Cuda {
+    // Before the context, which it needs to end.
+    pub(crate) bounce: Bounce,
+    pub(crate) context: Arc<CudaContext>,
+    driver_version: i32,
+}
+
+/// How much memory a GPU has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MemoryInfo {
+    /// Bytes that nobody has.
+    pub free_bytes: u64,
+    /// Bytes in all.
+    pub total_bytes: u64,
+}
+
+/// CUDA's way to write a version: 13000 is 13.0.
+pub(crate) fn version_text(version: i32) -> String {
+    format!("{}.{}", version / 1000, version % 1000 / 10)
+}
+
+/// Finds out whether there is a CUDA driver that is new enough, without linking to it. Gives its version.
+fn load() -> Result<i32, GpuError> {
     // SAFETY: loading libcuda.so.1 runs its initialisers, which is what every CUDA program does.
     if !unsafe { sys::is_culib_present() } {
         return Err(GpuError::NoDriver);
     }
-    Ok(())
+    let mut version = 0;
+    // SAFETY: CUDA writes one int; the call is in every driver and wants no initialisation.
+    let result = unsafe { sys::cuDriverGetVersion(&mut version) }.result();
+    result.map_err(|error| GpuError::cuda(0, "cuDriverGetVersion", error))?;
+    new_enough(version)
+}
+
+/// An older driver lacks calls that are made here: found out before the first of them.
+fn new_enough(version: i32) -> Result<i32, GpuError> {
+    if version < NEEDED_VERSION {
+        return Err(GpuError::DriverTooOld {
+            found: version_text(version),
+            needed: version_text(NEEDED_VERSION),
+        });
+    }
+    Ok(version)
 }
 
 /// How many GPUs the driver shows.
 ///
 /// # Errors
-/// [`GpuError::NoDriver`], or [`GpuError::Cuda`] when the driver does not start.
+/// [`GpuError::NoDriver`], [`GpuError::DriverTooOld`], or [`GpuError::Cuda`] when the driver does not
+/// start.
 pub fn gpus() -> Result<usize, GpuError> {
     load()?;
-    let fail = |call, error| GpuError::Cuda { ordinal: 0, source: CudaCall::new(call, error) };
     match result::init() {
         Ok(()) => {}
         Err(error) if error.0 == sys::CUresult::CUDA_ERROR_NO_DEVICE => return Ok(0),
-        Err(error) => return Err(fail("cuInit", error)),
+        Err(error) => return Err(GpuError::cuda(0, "cuInit", error)),
     }
-    let count = result::device::get_count().map_err(|error| fail("cuDeviceGetCount", error))?;
+    let count = result::device::get_count();
+    let count = count.map_err(|error| GpuError::cuda(0, "cuDeviceGetCount", error))?;
     Ok(usize::try_from(count).unwrap_or(0))
 }
 
@@ -42,21 +98,45 @@ impl Gpu {
     /// Opens the GPU with this number, as CUDA counts them.
     ///
     /// # Errors
-    /// [`GpuError::NoDriver`], [`GpuError::NoGpu`], [`GpuError::Cuda`].
+    /// [`GpuError::NoDriver`], [`GpuError::DriverTooOld`], [`GpuError::NoGpu`], [`GpuError::Cuda`].
     pub fn open(ordinal: usize) -> Result<Arc<Self>, GpuError> {
         let count = gpus()?;
         if ordinal >= count {
             return Err(GpuError::NoGpu { ordinal, count });
         }
-        let fail = |call| {
-            move |error: DriverError| GpuError::Cuda { ordinal, source: CudaCall::new(call, error) }
-        };
+        let driver_version = load()?;
+        let fail = |call| move |error: DriverError| GpuError::cuda(ordinal, call, error);
         let context = CudaContext::new(ordinal).map_err(fail("cuDevicePrimaryCtxRetain"))?;
         let device = context.cu_device();
         let name = result::device::get_name(device).map_err(fail("cuDeviceGetName"))?;
         let uuid = result::device::get_uuid(device).map_err(fail("cuDeviceGetUuid"))?;
         let uuid = uuid.bytes.map(|byte| byte as u8);
-        Ok(Arc::new(Self { context, ordinal, name, uuid }))
+        let bounce = Bounce::new(Arc::clone(&context), ordinal);
+        let kind = Kind::Cuda(Cuda { bounce, context, driver_version });
+        Ok(Arc::new(Self { kind, ordinal, name, uuid }))
+    }
+
+    /// A GPU that host threads play, with the default memory and all that a real one may offer: its memory
+    /// is host memory, a device address is a CPU address, and its kernels are the C++ build of the same
+    /// sources. For tests where there is no GPU.
+    #[cfg(feature = "played")]
+    #[must_use]
+    pub fn played() -> Arc<Self> {
+        Self::played_with(crate::PlayedOptions::default())
+    }
+
+    /// As [`Gpu::played`], with choices.
+    #[cfg(feature = "played")]
+    #[must_use]
+    pub fn played_with(options: crate::PlayedOptions) -> Arc<Self> {
+        let ordinal = options.ordinal;
+        let uuid = [u8::try_from(ordinal).unwrap_or(u8::MAX); 16];
+        let kind = Kind::Played(Played::new(options));
+        Arc::new(Self { kind, ordinal, name: "played by host threads".to_owned(), uuid })
+    }
+
+    pub(crate) fn kind(&self) -> &Kind {
+        &self.kind
     }
 
     /// Its number.
@@ -77,10 +157,81 @@ impl Gpu {
         self.uuid
     }
 
-    /// The context, for calls of the driver.
+    /// Whether host threads play it.
     #[must_use]
-    pub fn context(&self) -> &Arc<CudaContext> {
-        &self.context
+    pub fn is_played(&self) -> bool {
+        !matches!(self.kind, Kind::Cuda(_))
+    }
+
+    /// Whether the two stand for the same GPU: memory and streams of one work with the other. Each played
+    /// GPU is one of its own.
+    #[must_use]
+    pub fn same(&self, other: &Self) -> bool {
+        match (&self.kind, &other.kind) {
+            (Kind::Cuda(_), Kind::Cuda(_)) => self.ordinal == other.ordinal,
+            #[cfg(feature = "played")]
+            (Kind::Played(a), Kind::Played(b)) => a.id() == b.id(),
+            #[cfg(feature = "played")]
+            _ => false,
+        }
+    }
+
+    /// The version of CUDA that the driver offers, such as `13.0`; none for a played GPU.
+    #[must_use]
+    pub fn driver_version(&self) -> Option<String> {
+        match &self.kind {
+            Kind::Cuda(cuda) => Some(version_text(cuda.driver_version)),
+            #[cfg(feature = "played")]
+            Kind::Played(_) => None,
+        }
+    }
+
+    /// Its place on the PCI bus, such as `0000:1b:00.0`; none for a played GPU.
+    ///
+    /// # Errors
+    /// [`GpuError::Cuda`].
+    pub fn pci_address(&self) -> Result<Option<String>, GpuError> {
+        let Kind::Cuda(cuda) = &self.kind else { return Ok(None) };
+        let mut text = [0_u8; 32];
+        let device = cuda.context.cu_device();
+        self.call("cuDeviceGetPCIBusId", || {
+            // SAFETY: CUDA writes at most the length given, with a zero at the end.
+            unsafe { sys::cuDeviceGetPCIBusId(text.as_mut_ptr().cast(), text.len() as i32, device) }
+        })?;
+        let end = text.iter().position(|&byte| byte == 0).unwrap_or(text.len());
+        let text = String::from_utf8_lossy(text.get(..end).unwrap_or_default());
+        Ok(Some(text.to_ascii_lowercase()))
+    }
+
+    /// How much memory it has, and how much of it is free.
+    ///
+    /// # Errors
+    /// [`GpuError::Cuda`].
+    pub fn memory_info(&self) -> Result<MemoryInfo, GpuError> {
+        match &self.kind {
+            Kind::Cuda(_) => {
+                let (mut free, mut total) = (0_usize, 0_usize);
+                self.call("cuMemGetInfo", || {
+                    // SAFETY: both pointers are to live values.
+                    unsafe { sys::cuMemGetInfo_v2(&mut free, &mut total) }
+                })?;
+                Ok(MemoryInfo { free_bytes: free as u64, total_bytes: total as u64 })
+            }
+            #[cfg(feature = "played")]
+            Kind::Played(played) => Ok(played.memory_info()),
+        }
+    }
+
+    /// A number that the driver tells of the device.
+    pub(crate) fn attribute(&self, what: sys::CUdevice_attribute) -> Result<i32, GpuError> {
+        let Kind::Cuda(cuda) = &self.kind else { return Ok(0) };
+        let device = cuda.context.cu_device();
+        let mut value = 0;
+        self.call("cuDeviceGetAttribute", || {
+            // SAFETY: CUDA writes one int.
+            unsafe { sys::cuDeviceGetAttribute(&mut value, what, device) }
+        })?;
+        Ok(value)
     }
 
     /// Makes the context current in the calling thread and does a call of the driver.
@@ -89,11 +240,37 @@ impl Gpu {
         call: &'static str,
         f: impl FnOnce() -> sys::CUresult,
     ) -> Result<(), GpuError> {
-        let result = self.context.bind_to_thread().and_then(|()| f().result());
-        result.map_err(|error| GpuError::Cuda {
-            ordinal: self.ordinal,
-            source: CudaCall::new(call, error),
-        })
+        match &self.kind {
+            Kind::Cuda(cuda) => {
+                let result = cuda.context.bind_to_thread().and_then(|()| f().result());
+                result.map_err(|error| GpuError::cuda(self.ordinal, call, error))
+            }
+            #[cfg(feature = "played")]
+            Kind::Played(_) => Err(GpuError::Played { ordinal: self.ordinal, call }),
+        }
+    }
+
+    /// Does a call that answers "not yet" with an error: whether it is done.
+    pub(crate) fn ask(
+        &self,
+        call: &'static str,
+        f: impl FnOnce() -> sys::CUresult,
+    ) -> Result<bool, GpuError> {
+        let mut pending = false;
+        self.call(call, || match f() {
+            sys::CUresult::CUDA_ERROR_NOT_READY => {
+                pending = true;
+                sys::CUresult::CUDA_SUCCESS
+            }
+            other => other,
+        })?;
+        Ok(!pending)
+    }
+}
+
+impl GpuError {
+    pub(crate) fn cuda(ordinal: usize, call: &'static str, error: DriverError) -> Self {
+        Self::Cuda { ordinal, source: CudaCall::new(call, error) }
     }
 }
 
@@ -111,5 +288,13 @@ mod tests {
             GpuError::Cuda { ref source, .. } => assert!(source.name.starts_with("CUDA_ERROR")),
             other => panic!("{other}"),
         }
+    }
+
+    #[test]
+    fn a_driver_that_is_too_old_is_refused_with_both_versions() {
+        let text = new_enough(11_080).unwrap_err().to_string();
+        assert!(text.contains("11.8") && text.contains("12.0"), "{text}");
+        assert_eq!(new_enough(12_000).unwrap(), 12_000);
+        assert_eq!(new_enough(13_010).unwrap(), 13_010);
     }
 }

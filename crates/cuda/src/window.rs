@@ -1,8 +1,12 @@
+use std::ptr::NonNull;
 use std::sync::Arc;
 
-use cudarc::driver::sys;
 use gcos_hw::{PAGE_BYTES, SharedMemory};
 
+use crate::gpu::Kind;
+#[cfg(feature = "played")]
+use crate::played::PlayedMemory;
+use crate::range::within;
 use crate::vmm::VmmMemory;
 use crate::vulkan::CpuMapping;
 use crate::{Gpu, GpuError};
@@ -17,13 +21,14 @@ use crate::{Gpu, GpuError};
 /// commands in flight included, so it cannot be freed under a drive.
 #[derive(Debug)]
 pub struct VramWindow {
-    inner: Arc<Inner>,
+    gpu: Arc<Gpu>,
+    device_address: u64,
     memory: Arc<SharedMemory>,
 }
 
 /// Dropped in this order: the CPU's view, then the memory.
 #[derive(Debug)]
-struct Inner {
+struct Mapped {
     mapping: CpuMapping,
     vram: VmmMemory,
 }
@@ -35,38 +40,65 @@ impl VramWindow {
     /// [`GpuError::NoWindow`] where the CPU cannot map GPU memory, with what to do;
     /// [`GpuError::Cuda`] when there is not enough memory.
     pub fn new(gpu: &Arc<Gpu>, len: usize) -> Result<Self, GpuError> {
+        match gpu.kind() {
+            Kind::Cuda(_) => Self::of_vram(gpu, len),
+            #[cfg(feature = "played")]
+            Kind::Played(played) => {
+                if !played.options().windows {
+                    let reason = "this played GPU was made without windows".to_owned();
+                    return Err(GpuError::NoWindow { ordinal: gpu.ordinal(), reason });
+                }
+                let memory = Arc::new(PlayedMemory::new(played, len)?);
+                let (base, len) = (memory.base(), memory.len());
+                // SAFETY: the memory is of `len` bytes and lives as long as its owner, given here.
+                let view = unsafe { SharedMemory::foreign(base, len, memory) };
+                Self::over(gpu, base.as_ptr() as u64, view)
+            }
+        }
+    }
+
+    fn of_vram(gpu: &Arc<Gpu>, len: usize) -> Result<Self, GpuError> {
         let ordinal = gpu.ordinal();
         let vram = VmmMemory::new(gpu, len)?;
         let mapping = CpuMapping::new(gpu.uuid(), vram.export()?, vram.len())
             .map_err(|reason| GpuError::NoWindow { ordinal, reason })?;
-        let (address, len) = (mapping.address(), vram.len());
-        if !(address.as_ptr() as usize).is_multiple_of(PAGE_BYTES) {
-            let reason = format!("Vulkan mapped it at {address:p}, expected a whole page");
+        let (base, len): (NonNull<u8>, usize) = (mapping.address(), vram.len());
+        if !(base.as_ptr() as usize).is_multiple_of(PAGE_BYTES) {
+            let reason = format!("Vulkan mapped it at {base:p}, expected a whole page");
             return Err(GpuError::NoWindow { ordinal, reason });
         }
-        let inner = Arc::new(Inner { mapping, vram });
-        // SAFETY: the mapping is of `len` bytes and lives as long as `inner`, which the memory keeps.
-        let memory = unsafe { SharedMemory::foreign(address, len, Arc::clone(&inner) as _) }
-            .map_err(|source| GpuError::Memory { ordinal, source })?;
-        Ok(Self { inner, memory: Arc::new(memory) })
+        let device_address = vram.address();
+        let mapped = Arc::new(Mapped { mapping, vram });
+        // SAFETY: the mapping is of `len` bytes and lives as long as its owner, given here.
+        let view = unsafe { SharedMemory::foreign(base, len, mapped) };
+        Self::over(gpu, device_address, view)
+    }
+
+    fn over(
+        gpu: &Arc<Gpu>,
+        device_address: u64,
+        view: Result<SharedMemory, gcos_hw::HwError>,
+    ) -> Result<Self, GpuError> {
+        let memory = view.map_err(|source| GpuError::Memory { ordinal: gpu.ordinal(), source })?;
+        Ok(Self { gpu: Arc::clone(gpu), device_address, memory: Arc::new(memory) })
     }
 
     /// The GPU.
     #[must_use]
     pub fn gpu(&self) -> &Arc<Gpu> {
-        self.inner.vram.gpu()
+        &self.gpu
     }
 
     /// Address of the first byte for the GPU.
     #[must_use]
     pub fn device_address(&self) -> u64 {
-        self.inner.vram.address()
+        self.device_address
     }
 
     /// Length in bytes.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.inner.vram.len()
+        self.memory.len()
     }
 
     /// Whether the length is 0 (it never is).
@@ -75,46 +107,23 @@ impl VramWindow {
         self.len() == 0
     }
 
-    /// Copies bytes in, with the GPU's copy engine. Returns when they are there.
+    /// Copies bytes in, with the GPU's copy engine. Returns when they are there; waits for no work of
+    /// streams.
     ///
     /// # Errors
-    /// [`GpuError::Invalid`] when the range does not fit, [`GpuError::Cuda`].
+    /// [`GpuError::OutOfBounds`] when the range does not fit, [`GpuError::Cuda`], [`GpuError::TimedOut`].
     pub fn copy_in(&self, offset: usize, bytes: &[u8]) -> Result<(), GpuError> {
-        let to = self.at(offset, bytes.len())?;
-        self.gpu().call("cuMemcpyHtoD", || {
-            // SAFETY: the range is inside the window's memory; the source is a live slice.
-            unsafe { sys::cuMemcpyHtoD_v2(to, bytes.as_ptr().cast(), bytes.len()) }
-        })?;
-        // From pageable memory the copy returns when the bytes are staged, not when they have arrived.
-        // SAFETY: the null stream always exists.
-        self.gpu().call("cuStreamSynchronize", || unsafe {
-            sys::cuStreamSynchronize(std::ptr::null_mut())
-        })
+        let to = within(&self.gpu, (self.device_address, self.len()), offset, bytes.len())?;
+        copy_in(&self.gpu, to, &self.memory, offset, bytes)
     }
 
-    /// Copies bytes out, with the GPU's copy engine.
+    /// Copies bytes out, with the GPU's copy engine. Waits for no work of streams.
     ///
     /// # Errors
-    /// [`GpuError::Invalid`] when the range does not fit, [`GpuError::Cuda`].
+    /// [`GpuError::OutOfBounds`] when the range does not fit, [`GpuError::Cuda`], [`GpuError::TimedOut`].
     pub fn copy_out(&self, offset: usize, out: &mut [u8]) -> Result<(), GpuError> {
-        let from = self.at(offset, out.len())?;
-        self.gpu().call("cuMemcpyDtoH", || {
-            // SAFETY: the range is inside the window's memory; the target is a live, exclusive slice.
-            unsafe { sys::cuMemcpyDtoH_v2(out.as_mut_ptr().cast(), from, out.len()) }
-        })
-    }
-
-    /// Address for the GPU of a range, if it fits.
-    fn at(&self, offset: usize, len: usize) -> Result<u64, GpuError> {
-        match offset.checked_add(len) {
-            Some(end) if end <= self.len() => Ok(self.device_address() + offset as u64),
-            _ => Err(GpuError::Invalid {
-                ordinal: self.gpu().ordinal(),
-                what: "range of a VRAM window",
-                expected: "a range inside the window",
-                got: offset as u64,
-            }),
-        }
+        let from = within(&self.gpu, (self.device_address, self.len()), offset, out.len())?;
+        copy_out(&self.gpu, from, &self.memory, offset, out)
     }
 
     /// The CPU's view, for [`gcos_hw::DmaSpace::adopt`].
@@ -126,6 +135,50 @@ impl VramWindow {
     /// Address of the first byte for the CPU.
     #[must_use]
     pub fn cpu_address(&self) -> usize {
-        self.inner.mapping.address().as_ptr() as usize
+        self.memory.address()
+    }
+}
+
+/// Copies bytes to GPU memory at `to`, of which `view` is the CPU's view. The range was checked.
+pub(crate) fn copy_in(
+    gpu: &Gpu,
+    to: u64,
+    view: &SharedMemory,
+    offset: usize,
+    bytes: &[u8],
+) -> Result<(), GpuError> {
+    match gpu.kind() {
+        Kind::Cuda(cuda) => {
+            let _ = view;
+            cuda.bounce.copy_in(gpu, to, bytes)
+        }
+        #[cfg(feature = "played")]
+        Kind::Played(_) => {
+            let ordinal = gpu.ordinal();
+            let done = view.write(offset, bytes);
+            done.map_err(|source| GpuError::OutOfBounds { ordinal, source })
+        }
+    }
+}
+
+/// Copies bytes from GPU memory at `from`, of which `view` is the CPU's view. The range was checked.
+pub(crate) fn copy_out(
+    gpu: &Gpu,
+    from: u64,
+    view: &SharedMemory,
+    offset: usize,
+    out: &mut [u8],
+) -> Result<(), GpuError> {
+    match gpu.kind() {
+        Kind::Cuda(cuda) => {
+            let _ = view;
+            cuda.bounce.copy_out(gpu, from, out)
+        }
+        #[cfg(feature = "played")]
+        Kind::Played(_) => {
+            let ordinal = gpu.ordinal();
+            let done = view.read(offset, out);
+            done.map_err(|source| GpuError::OutOfBounds { ordinal, source })
+        }
     }
 }

@@ -1,0 +1,28 @@
+//! What the build script compiled in.
+
+/// What the compiler said of a kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BuiltKernel {
+    /// Its name.
+    pub name: &'static str,
+    /// What it was compiled for, such as `sm_90`.
+    pub target: &'static str,
+    /// Registers of a thread.
+    pub registers: u32,
+    /// Bytes of a thread that were spilled to memory.
+    pub spilled_bytes: u32,
+}
+
+// `MODULES`: name and fat binary of each source; `BUILT`: the compiler's report.
+include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
+
+/// The kernels in this program, for each target that they were compiled for. Empty when it was built
+/// without a CUDA compiler.
+#[must_use]
+pub fn built_kernels() -> &'static [BuiltKernel] {
+    BUILT
+}
+
+pub(super) fn modules() -> &'static [(&'static str, &'static [u8])] {
+    MODULES
+}

@@ -1,0 +1,223 @@
+//! Kernels on a real GPU.
+
+use std::collections::BTreeMap;
+use std::ffi::{CString, c_void};
+use std::sync::Arc;
+
+use cudarc::driver::sys;
+use parking_lot::Mutex;
+
+use super::built::{built_kernels, modules};
+use super::{KernelAttributes, LaunchShape, same_records};
+use crate::{Gpu, GpuError, Stream};
+
+/// Shared memory that a launch may ask for without a word to the driver, in bytes.
+const USUAL_SHARED_BYTES: u32 = 48 << 10;
+
+/// A module, unloaded at its end.
+#[derive(Debug)]
+struct Module {
+    gpu: Arc<Gpu>,
+    handle: sys::CUmodule,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Function(sys::CUfunction);
+
+// SAFETY: CUDA's handles may be used from any thread, at the same time.
+unsafe impl Send for Module {}
+// SAFETY: as above.
+unsafe impl Sync for Module {}
+// SAFETY: as above.
+unsafe impl Send for Function {}
+
+impl Drop for Module {
+    fn drop(&mut self) {
+        // SAFETY: the handle is ours; streams with a kernel of it under way keep the driver from freeing it.
+        let end = self.gpu.call("cuModuleUnload", || unsafe { sys::cuModuleUnload(self.handle) });
+        if let Err(error) = end {
+            tracing::debug!(%error, "kernels were not unloaded");
+        }
+    }
+}
+
+/// The modules of one GPU.
+#[derive(Debug)]
+pub(super) struct CudaKernels {
+    modules: Vec<Module>,
+    functions: Mutex<BTreeMap<String, Function>>,
+}
+
+impl CudaKernels {
+    pub(super) fn load(gpu: &Arc<Gpu>) -> Result<Self, GpuError> {
+        if modules().is_empty() {
+            let reason = "this program was built without a CUDA compiler; build it where nvcc is found \
+                          (GCOS_NVCC, CUDA_HOME, PATH), or run kernels/fetch-compiler first";
+            return Err(GpuError::NoKernels { ordinal: gpu.ordinal(), reason: reason.to_owned() });
+        }
+        let load = |&(name, image): &(&'static str, &'static [u8])| Module::load(gpu, name, image);
+        let modules = modules().iter().map(load).collect::<Result<_, _>>()?;
+        Ok(Self { modules, functions: Mutex::default() })
+    }
+
+    fn function(&self, gpu: &Gpu, name: &str) -> Result<Function, GpuError> {
+        if let Some(function) = self.functions.lock().get(name) {
+            return Ok(*function);
+        }
+        let unknown = |why: &str| GpuError::NoKernels {
+            ordinal: gpu.ordinal(),
+            reason: format!("there is no kernel {name:?}: {why}"),
+        };
+        let c_name = CString::new(name).map_err(|_| unknown("its name has a zero byte"))?;
+        for module in &self.modules {
+            let mut handle = std::ptr::null_mut();
+            let mut missing = false;
+            gpu.call("cuModuleGetFunction", || {
+                // SAFETY: the module is live, the name ends in zero.
+                match unsafe {
+                    sys::cuModuleGetFunction(&mut handle, module.handle, c_name.as_ptr())
+                } {
+                    sys::CUresult::CUDA_ERROR_NOT_FOUND => {
+                        missing = true;
+                        sys::CUresult::CUDA_SUCCESS
+                    }
+                    other => other,
+                }
+            })?;
+            if !missing {
+                self.functions.lock().insert(name.to_owned(), Function(handle));
+                return Ok(Function(handle));
+            }
+        }
+        let mut names: Vec<_> = built_kernels().iter().map(|kernel| kernel.name).collect();
+        names.dedup();
+        Err(unknown(&format!("there are {}", names.join(", "))))
+    }
+
+    pub(super) fn launch(
+        &self,
+        gpu: &Gpu,
+        stream: &Stream,
+        name: &str,
+        shape: LaunchShape,
+        mut params: Vec<u64>,
+    ) -> Result<(), GpuError> {
+        let function = self.function(gpu, name)?;
+        let Some(stream) = stream.cuda() else {
+            return Err(GpuError::Invalid {
+                ordinal: gpu.ordinal(),
+                what: "kind of the stream of a launch",
+                expected: "one of CUDA",
+                got: 0,
+            });
+        };
+        if shape.shared_bytes > USUAL_SHARED_BYTES {
+            use sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES as SHARED;
+            let bytes = i32::try_from(shape.shared_bytes).unwrap_or(i32::MAX);
+            gpu.call("cuFuncSetAttribute", || {
+                // SAFETY: the function is of a live module.
+                unsafe { sys::cuFuncSetAttribute(function.0, SHARED, bytes) }
+            })?;
+        }
+        let mut len = size_of_val(params.as_slice());
+        // The names of the driver's header for these markers: END 0, BUFFER_POINTER 1, BUFFER_SIZE 2.
+        let mut extra: [*mut c_void; 5] = [
+            1 as *mut c_void,
+            params.as_mut_ptr().cast(),
+            2 as *mut c_void,
+            (&raw mut len).cast(),
+            std::ptr::null_mut(),
+        ];
+        gpu.call("cuLaunchKernel", || {
+            // SAFETY: the function and the stream are live; the driver copies the parameters, whose length
+            // it compares with the kernel's, before it returns.
+            unsafe {
+                sys::cuLaunchKernel(
+                    function.0,
+                    shape.grid,
+                    1,
+                    1,
+                    shape.block,
+                    1,
+                    1,
+                    shape.shared_bytes,
+                    stream,
+                    std::ptr::null_mut(),
+                    extra.as_mut_ptr(),
+                )
+            }
+        })
+    }
+
+    pub(super) fn attributes(
+        &self,
+        gpu: &Gpu,
+        name: &str,
+        block: u32,
+    ) -> Result<KernelAttributes, GpuError> {
+        use sys::CUfunction_attribute as Attribute;
+        let function = self.function(gpu, name)?;
+        let ask = |what| {
+            let mut value = 0;
+            gpu.call("cuFuncGetAttribute", || {
+                // SAFETY: the function is of a live module; CUDA writes one int.
+                unsafe { sys::cuFuncGetAttribute(&mut value, what, function.0) }
+            })?;
+            Ok(u32::try_from(value).unwrap_or(0))
+        };
+        let mut blocks = 0;
+        gpu.call("cuOccupancyMaxActiveBlocksPerMultiprocessor", || {
+            let threads = i32::try_from(block).unwrap_or(i32::MAX);
+            // SAFETY: as above.
+            unsafe {
+                sys::cuOccupancyMaxActiveBlocksPerMultiprocessor(
+                    &mut blocks,
+                    function.0,
+                    threads,
+                    0,
+                )
+            }
+        })?;
+        let multiprocessors =
+            gpu.attribute(sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
+        Ok(KernelAttributes {
+            registers: ask(Attribute::CU_FUNC_ATTRIBUTE_NUM_REGS)?,
+            local_bytes: ask(Attribute::CU_FUNC_ATTRIBUTE_LOCAL_SIZE_BYTES)?,
+            shared_bytes: ask(Attribute::CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES)?,
+            most_threads: ask(Attribute::CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK)?,
+            blocks_per_multiprocessor: u32::try_from(blocks).unwrap_or(0),
+            multiprocessors: u32::try_from(multiprocessors).unwrap_or(0),
+        })
+    }
+}
+
+impl Module {
+    fn load(gpu: &Arc<Gpu>, name: &str, image: &[u8]) -> Result<Self, GpuError> {
+        // The driver reads words of 8 bytes.
+        let words = image.chunks(8).map(|bytes| {
+            let mut word = [0; 8];
+            word.iter_mut().zip(bytes).for_each(|(to, &from)| *to = from);
+            u64::from_ne_bytes(word)
+        });
+        let words: Vec<u64> = words.collect();
+        let mut module = Self { gpu: Arc::clone(gpu), handle: std::ptr::null_mut() };
+        gpu.call("cuModuleLoadData", || {
+            // SAFETY: a whole fat binary, as the CUDA compiler wrote it, which says its own length.
+            unsafe { sys::cuModuleLoadData(&mut module.handle, words.as_ptr().cast()) }
+        })?;
+        let (mut address, mut len) = (0, 0);
+        gpu.call("cuModuleGetGlobal", || {
+            let symbol = c"gcos_layout_hash".as_ptr();
+            // SAFETY: the module is live, the name ends in zero.
+            unsafe { sys::cuModuleGetGlobal_v2(&mut address, &mut len, module.handle, symbol) }
+        })?;
+        let mut hash = [0; 8];
+        if len == hash.len()
+            && let crate::gpu::Kind::Cuda(cuda) = gpu.kind()
+        {
+            cuda.bounce.copy_out(gpu, address, &mut hash)?;
+        }
+        same_records(gpu, &format!("the kernels of {name}.cu"), u64::from_ne_bytes(hash))?;
+        Ok(module)
+    }
+}
