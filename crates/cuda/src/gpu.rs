@@ -139,6 +139,14 @@ impl Gpu {
         &self.kind
     }
 
+    fn cuda(&self) -> Option<&Cuda> {
+        match &self.kind {
+            Kind::Cuda(cuda) => Some(cuda),
+            #[cfg(feature = "played")]
+            Kind::Played(_) => None,
+        }
+    }
+
     /// Its number.
     #[must_use]
     pub fn ordinal(&self) -> usize {
@@ -160,7 +168,7 @@ impl Gpu {
     /// Whether host threads play it.
     #[must_use]
     pub fn is_played(&self) -> bool {
-        !matches!(self.kind, Kind::Cuda(_))
+        self.cuda().is_none()
     }
 
     /// Whether the two stand for the same GPU: memory and streams of one work with the other. Each played
@@ -191,7 +199,7 @@ impl Gpu {
     /// # Errors
     /// [`GpuError::Cuda`].
     pub fn pci_address(&self) -> Result<Option<String>, GpuError> {
-        let Kind::Cuda(cuda) = &self.kind else { return Ok(None) };
+        let Some(cuda) = self.cuda() else { return Ok(None) };
         let mut text = [0_u8; 32];
         let device = cuda.context.cu_device();
         self.call("cuDeviceGetPCIBusId", || {
@@ -222,9 +230,34 @@ impl Gpu {
         }
     }
 
+    /// Copies bytes to memory that it reaches, and returns when they are there. Waits for no work of
+    /// streams. The caller has checked the range.
+    pub(crate) fn copy_in(&self, to: u64, bytes: &[u8]) -> Result<(), GpuError> {
+        match &self.kind {
+            Kind::Cuda(cuda) => cuda.bounce.copy_in(self, to, bytes),
+            #[cfg(feature = "played")]
+            Kind::Played(_) => {
+                crate::played::copy(bytes.as_ptr() as u64, to, bytes.len());
+                Ok(())
+            }
+        }
+    }
+
+    /// As [`Gpu::copy_in`], the other way.
+    pub(crate) fn copy_out(&self, from: u64, out: &mut [u8]) -> Result<(), GpuError> {
+        match &self.kind {
+            Kind::Cuda(cuda) => cuda.bounce.copy_out(self, from, out),
+            #[cfg(feature = "played")]
+            Kind::Played(_) => {
+                crate::played::copy(from, out.as_mut_ptr() as u64, out.len());
+                Ok(())
+            }
+        }
+    }
+
     /// A number that the driver tells of the device.
     pub(crate) fn attribute(&self, what: sys::CUdevice_attribute) -> Result<i32, GpuError> {
-        let Kind::Cuda(cuda) = &self.kind else { return Ok(0) };
+        let Some(cuda) = self.cuda() else { return Ok(0) };
         let device = cuda.context.cu_device();
         let mut value = 0;
         self.call("cuDeviceGetAttribute", || {

@@ -45,6 +45,6 @@ pub use memory::{
 pub use pinned::{Pinned, PinnedSlice};
 #[cfg(feature = "played")]
 pub use played::PlayedOptions;
-pub use range::GpuRange;
+pub use range::{GpuRange, Hold};
 pub use stream::Stream;
 pub use window::VramWindow;

@@ -97,7 +97,7 @@ fn refused(error: GpuError, what: &'static str, flags: u32) -> GpuError {
 
 impl Drop for Registration {
     fn drop(&mut self) {
-        if let Kind::Cuda(_) = self.gpu.kind() {
+        if !self.gpu.is_played() {
             let base = self.memory.address() as *mut c_void;
             // SAFETY: registered when this was made, and nothing uses it through the GPU any more.
             let end =

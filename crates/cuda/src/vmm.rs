@@ -91,10 +91,6 @@ impl VmmMemory {
         self.len
     }
 
-    pub(crate) fn gpu(&self) -> &Arc<Gpu> {
-        &self.gpu
-    }
-
     /// A descriptor that stands for the memory.
     pub(crate) fn export(&self) -> Result<OwnedFd, GpuError> {
         let mut fd: std::ffi::c_int = -1;

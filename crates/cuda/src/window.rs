@@ -29,8 +29,8 @@ pub struct VramWindow {
 /// Dropped in this order: the CPU's view, then the memory.
 #[derive(Debug)]
 struct Mapped {
-    mapping: CpuMapping,
-    vram: VmmMemory,
+    _mapping: CpuMapping,
+    _vram: VmmMemory,
 }
 
 impl VramWindow {
@@ -68,7 +68,7 @@ impl VramWindow {
             return Err(GpuError::NoWindow { ordinal, reason });
         }
         let device_address = vram.address();
-        let mapped = Arc::new(Mapped { mapping, vram });
+        let mapped = Arc::new(Mapped { _mapping: mapping, _vram: vram });
         // SAFETY: the mapping is of `len` bytes and lives as long as its owner, given here.
         let view = unsafe { SharedMemory::foreign(base, len, mapped) };
         Self::over(gpu, device_address, view)
@@ -114,7 +114,7 @@ impl VramWindow {
     /// [`GpuError::OutOfBounds`] when the range does not fit, [`GpuError::Cuda`], [`GpuError::TimedOut`].
     pub fn copy_in(&self, offset: usize, bytes: &[u8]) -> Result<(), GpuError> {
         let to = within(&self.gpu, (self.device_address, self.len()), offset, bytes.len())?;
-        copy_in(&self.gpu, to, &self.memory, offset, bytes)
+        self.gpu.copy_in(to, bytes)
     }
 
     /// Copies bytes out, with the GPU's copy engine. Waits for no work of streams.
@@ -123,7 +123,7 @@ impl VramWindow {
     /// [`GpuError::OutOfBounds`] when the range does not fit, [`GpuError::Cuda`], [`GpuError::TimedOut`].
     pub fn copy_out(&self, offset: usize, out: &mut [u8]) -> Result<(), GpuError> {
         let from = within(&self.gpu, (self.device_address, self.len()), offset, out.len())?;
-        copy_out(&self.gpu, from, &self.memory, offset, out)
+        self.gpu.copy_out(from, out)
     }
 
     /// The CPU's view, for [`gcos_hw::DmaSpace::adopt`].
@@ -136,49 +136,5 @@ impl VramWindow {
     #[must_use]
     pub fn cpu_address(&self) -> usize {
         self.memory.address()
-    }
-}
-
-/// Copies bytes to GPU memory at `to`, of which `view` is the CPU's view. The range was checked.
-pub(crate) fn copy_in(
-    gpu: &Gpu,
-    to: u64,
-    view: &SharedMemory,
-    offset: usize,
-    bytes: &[u8],
-) -> Result<(), GpuError> {
-    match gpu.kind() {
-        Kind::Cuda(cuda) => {
-            let _ = view;
-            cuda.bounce.copy_in(gpu, to, bytes)
-        }
-        #[cfg(feature = "played")]
-        Kind::Played(_) => {
-            let ordinal = gpu.ordinal();
-            let done = view.write(offset, bytes);
-            done.map_err(|source| GpuError::OutOfBounds { ordinal, source })
-        }
-    }
-}
-
-/// Copies bytes from GPU memory at `from`, of which `view` is the CPU's view. The range was checked.
-pub(crate) fn copy_out(
-    gpu: &Gpu,
-    from: u64,
-    view: &SharedMemory,
-    offset: usize,
-    out: &mut [u8],
-) -> Result<(), GpuError> {
-    match gpu.kind() {
-        Kind::Cuda(cuda) => {
-            let _ = view;
-            cuda.bounce.copy_out(gpu, from, out)
-        }
-        #[cfg(feature = "played")]
-        Kind::Played(_) => {
-            let ordinal = gpu.ordinal();
-            let done = view.read(offset, out);
-            done.map_err(|source| GpuError::OutOfBounds { ordinal, source })
-        }
     }
 }

@@ -122,9 +122,9 @@ impl CudaKernels {
         let mut len = size_of_val(params.as_slice());
         // The names of the driver's header for these markers: END 0, BUFFER_POINTER 1, BUFFER_SIZE 2.
         let mut extra: [*mut c_void; 5] = [
-            1 as *mut c_void,
+            std::ptr::without_provenance_mut(1),
             params.as_mut_ptr().cast(),
-            2 as *mut c_void,
+            std::ptr::without_provenance_mut(2),
             (&raw mut len).cast(),
             std::ptr::null_mut(),
         ];
@@ -212,10 +212,8 @@ impl Module {
             unsafe { sys::cuModuleGetGlobal_v2(&mut address, &mut len, module.handle, symbol) }
         })?;
         let mut hash = [0; 8];
-        if len == hash.len()
-            && let crate::gpu::Kind::Cuda(cuda) = gpu.kind()
-        {
-            cuda.bounce.copy_out(gpu, address, &mut hash)?;
+        if len == hash.len() {
+            gpu.copy_out(address, &mut hash)?;
         }
         same_records(gpu, &format!("the kernels of {name}.cu"), u64::from_ne_bytes(hash))?;
         Ok(module)

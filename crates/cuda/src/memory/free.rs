@@ -82,7 +82,7 @@ mod tests {
             assert!(end_of_last.is_none_or(|end| end < start));
             end_of_last = Some(start + len);
         }
-        let mut all: Vec<_> = taken.iter().copied().collect();
+        let mut all: Vec<_> = taken.to_vec();
         all.extend(list.free.iter().map(|(&start, &len)| (start, len)));
         all.sort_unstable();
         let mut at = 0;

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use gcos_hw::{DmaBuffer, DmaSpace, SharedMemory};
 
-use crate::window::{copy_in, copy_out};
 use crate::{Gpu, GpuError, Pinned, VramWindow};
 
 /// Where memory for the GPU and drives lies, and by what means both reach it. The best comes first.
@@ -168,13 +167,13 @@ impl Place {
         for offset in [0, self.memory.len() - 64] {
             let address = self.device_address + offset as u64;
             let (first, second, mut seen) = ([0xA5_u8; 64], [0x5A_u8; 64], [0_u8; 64]);
-            copy_in(gpu, address, &self.memory, offset, &first)?;
+            gpu.copy_in(address, &first)?;
             self.memory.read(offset, &mut seen).map_err(bounds)?;
             if seen != first {
                 return Err(differs("the CPU"));
             }
             self.memory.write(offset, &second).map_err(bounds)?;
-            copy_out(gpu, address, &self.memory, offset, &mut seen)?;
+            gpu.copy_out(address, &mut seen)?;
             if seen != second {
                 return Err(differs("the GPU"));
             }

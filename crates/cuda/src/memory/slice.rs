@@ -4,7 +4,6 @@ use gcos_hw::{DmaSlice, Holder};
 
 use super::pool::Pool;
 use crate::range::{Hold, sealed, within};
-use crate::window::{copy_in, copy_out};
 use crate::{Gpu, GpuError, GpuRange};
 
 /// What was taken of a window; free again when no slice has it.
@@ -120,8 +119,7 @@ impl DeviceSlice {
     /// [`GpuError::OutOfBounds`], [`GpuError::Cuda`], [`GpuError::TimedOut`].
     pub fn copy_in(&self, offset: usize, bytes: &[u8]) -> Result<(), GpuError> {
         let to = within(self.gpu(), (self.device_address, self.len()), offset, bytes.len())?;
-        let (view, at) = self.dma.memory();
-        copy_in(self.gpu(), to, view, at + offset, bytes)
+        self.gpu().copy_in(to, bytes)
     }
 
     /// Copies bytes out. Waits for no work of streams.
@@ -130,8 +128,7 @@ impl DeviceSlice {
     /// [`GpuError::OutOfBounds`], [`GpuError::Cuda`], [`GpuError::TimedOut`].
     pub fn copy_out(&self, offset: usize, out: &mut [u8]) -> Result<(), GpuError> {
         let from = within(self.gpu(), (self.device_address, self.len()), offset, out.len())?;
-        let (view, at) = self.dma.memory();
-        copy_out(self.gpu(), from, view, at + offset, out)
+        self.gpu().copy_out(from, out)
     }
 }
 

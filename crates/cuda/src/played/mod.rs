@@ -95,8 +95,8 @@ impl Played {
 
 /// Copies between two addresses that the played GPU reaches; they may overlap.
 pub(crate) fn copy(from: u64, to: u64, len: usize) {
-    // SAFETY: both are ranges of live memory that is shared with devices, which the caller of
-    // `Stream::copy` holds, so no Rust reference into them exists; `copy` allows overlap.
+    // SAFETY: both are ranges of live memory: shared with devices, and then the caller holds it and no
+    // Rust reference into it exists, or borrowed by the caller for this call; `copy` allows overlap.
     unsafe { std::ptr::copy(from as *const u8, to as *mut u8, len) };
 }
 
