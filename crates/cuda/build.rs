@@ -28,7 +28,6 @@ fn main() -> Result<(), Box<dyn Error>> {
     let root = home.join("../..").canonicalize()?;
     let kernels = root.join("kernels");
     let out = PathBuf::from(env::var("OUT_DIR")?);
-    println!("cargo:rustc-check-cfg=cfg(gcos_kernels)");
     println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rerun-if-changed={}", kernels.display());
     for name in ["GCOS_KERNELS", "GCOS_NVCC", "CUDA_HOME", "CUDA_PATH"] {
@@ -53,7 +52,6 @@ fn main() -> Result<(), Box<dyn Error>> {
             reports.extend(compile(nvcc, &kernels, source, &module)?);
             modules.push((name, module));
         }
-        println!("cargo:rustc-cfg=gcos_kernels");
     } else if wish == "require" {
         return Err("no CUDA compiler was found, and GCOS_KERNELS=require; set GCOS_NVCC, or run \
                     kernels/fetch-compiler"
@@ -64,7 +62,8 @@ fn main() -> Result<(), Box<dyn Error>> {
              run kernels/fetch-compiler, or set GCOS_KERNELS=off to be silent"
         );
     }
-    fs::write(out.join("kernels.rs"), table(&modules, &reports))?;
+    let compiler = nvcc.as_deref().map(version).transpose()?.unwrap_or_default();
+    fs::write(out.join("kernels.rs"), table(&compiler, &modules, &reports))?;
     Ok(())
 }
 
@@ -128,6 +127,16 @@ fn python() -> Vec<PathBuf> {
     text.lines().flat_map(folders).collect()
 }
 
+/// The compiler's version, such as `13.0`.
+fn version(nvcc: &Path) -> Result<String, Box<dyn Error>> {
+    let output = Command::new(nvcc).arg("--version").output();
+    let output = output.map_err(|error| format!("{}: {error}", nvcc.display()))?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let release = text.split_once("release ").map(|(_, rest)| rest);
+    let version = release.and_then(|rest| rest.split(',').next());
+    Ok(version.ok_or_else(|| format!("{}: no release in {text:?}", nvcc.display()))?.to_owned())
+}
+
 /// Compiles one source for all targets into one file, and tells what its kernels need.
 fn compile(
     nvcc: &Path,
@@ -136,15 +145,14 @@ fn compile(
     module: &Path,
 ) -> Result<Vec<Report>, Box<dyn Error>> {
     let mut command = Command::new(nvcc);
-    command.args(["--fatbin", "-std=c++17", "-O3", "-lineinfo", "--threads", "2"]);
+    command.args(["--fatbin", "-std=c++17", "-O3", "--threads", "2"]);
     command.args(["-Xptxas", "-v", "-ccbin"]).arg(env::var_os("CXX").unwrap_or("g++".into()));
-    // Its headers in the layout of Python's packages; one of a toolkit knows its own.
-    if let Some(home) = nvcc.parent().and_then(Path::parent) {
-        for folder in ["include", "include/cccl"] {
-            let folder = home.join(folder);
-            if folder.is_dir() {
-                command.arg("-isystem").arg(folder);
-            }
+    // Headers that lie beside it in Python's packages; a toolkit knows its own.
+    let home = nvcc.parent().and_then(Path::parent).unwrap_or(nvcc);
+    for folder in ["include", "include/cccl", "../cuda_runtime/include", "../cuda_cccl/include"] {
+        let folder = home.join(folder);
+        if folder.is_dir() {
+            command.arg("-isystem").arg(folder);
         }
     }
     for target in TARGETS {
@@ -196,8 +204,9 @@ fn reports(told: &str) -> Vec<Report> {
 }
 
 /// The source that the crate includes.
-fn table(modules: &[(String, PathBuf)], reports: &[Report]) -> String {
-    let mut text = String::from("const MODULES: &[(&str, &[u8])] = &[\n");
+fn table(compiler: &str, modules: &[(String, PathBuf)], reports: &[Report]) -> String {
+    let mut text = format!("const COMPILER: &str = {compiler:?};\n\n");
+    text.push_str("const MODULES: &[(&str, &[u8])] = &[\n");
     for (name, path) in modules {
         let _ = writeln!(text, "    ({name:?}, include_bytes!({:?})),", path.display().to_string());
     }

@@ -13,7 +13,7 @@ pub struct BuiltKernel {
     pub spilled_bytes: u32,
 }
 
-// `MODULES`: name and fat binary of each source; `BUILT`: the compiler's report.
+// `COMPILER`: its version; `MODULES`: name and fat binary of each source; `BUILT`: the compiler's report.
 include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
 
 /// The kernels in this program, for each target that they were compiled for. Empty when it was built
@@ -23,6 +23,12 @@ pub fn built_kernels() -> &'static [BuiltKernel] {
     BUILT
 }
 
+/// Version of the CUDA compiler that compiled them, such as `13.0`; empty without kernels.
+pub(super) fn compiler() -> &'static str {
+    COMPILER
+}
+
+/// Name and fat binary of each source.
 pub(super) fn modules() -> &'static [(&'static str, &'static [u8])] {
     MODULES
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use cudarc::driver::sys;
 use parking_lot::Mutex;
 
-use super::built::{built_kernels, modules};
+use super::built::{built_kernels, compiler, modules};
 use super::{KernelAttributes, LaunchShape, same_records};
 use crate::{Gpu, GpuError, Stream};
 
@@ -201,10 +201,11 @@ impl Module {
         });
         let words: Vec<u64> = words.collect();
         let mut module = Self { gpu: Arc::clone(gpu), handle: std::ptr::null_mut() };
-        gpu.call("cuModuleLoadData", || {
+        let loaded = gpu.call("cuModuleLoadData", || {
             // SAFETY: a whole fat binary, as the CUDA compiler wrote it, which says its own length.
             unsafe { sys::cuModuleLoadData(&mut module.handle, words.as_ptr().cast()) }
-        })?;
+        });
+        loaded.map_err(|error| not_loaded(gpu, name, error))?;
         let (mut address, mut len) = (0, 0);
         gpu.call("cuModuleGetGlobal", || {
             let symbol = c"gcos_layout_hash".as_ptr();
@@ -218,4 +219,26 @@ impl Module {
         same_records(gpu, &format!("the kernels of {name}.cu"), u64::from_ne_bytes(hash))?;
         Ok(module)
     }
+}
+
+/// A refusal to load, with what to do where that is known.
+fn not_loaded(gpu: &Gpu, name: &str, error: GpuError) -> GpuError {
+    const OF_VERSION: [&str; 4] = [
+        "CUDA_ERROR_UNSUPPORTED_PTX_VERSION",
+        "CUDA_ERROR_INVALID_IMAGE",
+        "CUDA_ERROR_INVALID_SOURCE",
+        "CUDA_ERROR_NO_BINARY_FOR_GPU",
+    ];
+    let GpuError::Cuda { ordinal, source } = error else { return error };
+    if !OF_VERSION.contains(&source.name.as_str()) {
+        return GpuError::Cuda { ordinal, source };
+    }
+    let reason = format!(
+        "{source}: those of {name}.cu were compiled with CUDA {} for compute capability 8.0 and later, the \
+         driver of {} offers CUDA {}; update the driver, or build with an older CUDA compiler",
+        compiler(),
+        gpu.name(),
+        gpu.driver_version().unwrap_or_default(),
+    );
+    GpuError::NoKernels { ordinal, reason }
 }

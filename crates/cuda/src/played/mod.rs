@@ -110,7 +110,7 @@ mod ffi {
     use std::ffi::{c_char, c_void};
 
     unsafe extern "C" {
-        /// Runs a kernel to its end. 0: done; -1: no such kernel; -2: parameters of another length.
+        /// Runs a kernel to its end; its results are in `kernels/played/launch.h`.
         pub(super) fn gcos_played_launch(
             kernel: *const c_char,
             grid: u32,
@@ -147,6 +147,11 @@ pub(crate) fn launch(
         0 => Ok(()),
         -1 => Err(format!("there is no kernel {}", kernel.to_string_lossy())),
         -2 => Err(format!("{} takes no parameters of {len} bytes", kernel.to_string_lossy())),
+        -3 => Err(format!(
+            "{grid} blocks of {block} threads is no shape for {}",
+            kernel.to_string_lossy()
+        )),
+        -4 => Err(format!("no threads to play {}", kernel.to_string_lossy())),
         other => Err(format!("{} could not be run: {other}", kernel.to_string_lossy())),
     }
 }
