@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use gcos_layout::nvme::AdminCommand;
+use parking_lot::MutexGuard;
 
 use crate::NvmeError;
 use crate::admin::AdminError;
@@ -24,10 +25,23 @@ impl Controller {
         self.check_usable()
     }
 
+    /// Waits until nobody else recovers the controller, as everybody waits for it: a controller in steps
+    /// would do none otherwise.
+    pub(crate) fn recovery_lock(&self) -> MutexGuard<'_, ()> {
+        let mut spins = 0;
+        loop {
+            if let Some(guard) = self.recovery.try_lock() {
+                return guard;
+            }
+            self.core.device.function.relax(spins);
+            spins = spins.saturating_add(1);
+        }
+    }
+
     /// Resets the controller unless somebody else does so meanwhile.
     pub(crate) fn reset_because(&self, why: &str) {
         let epoch = self.epoch.load(Ordering::Acquire);
-        let _recovering = self.recovery.lock();
+        let _recovering = self.recovery_lock();
         if self.epoch.load(Ordering::Acquire) == epoch {
             self.reset_locked(why);
         }
@@ -36,7 +50,7 @@ impl Controller {
     /// Ends a request whose deadline has passed: when this returns it is done, unless another thread
     /// recovers and the caller does not `wait`.
     pub(crate) fn expire(&self, pair: &QueuePair, request: &Request, wait: bool) {
-        let recovering = if wait { Some(self.recovery.lock()) } else { self.recovery.try_lock() };
+        let recovering = if wait { Some(self.recovery_lock()) } else { self.recovery.try_lock() };
         if recovering.is_none() || request.is_done() {
             return;
         }

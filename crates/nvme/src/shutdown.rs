@@ -21,7 +21,7 @@ impl Controller {
     /// [`NvmeError::NotReady`] when commands or the controller did not end in time,
     /// [`NvmeError::Gone`] when the controller was gone before.
     pub fn shutdown(&self, timeout: Option<Duration>) -> Result<(), NvmeError> {
-        let _recovering = self.recovery.lock();
+        let _recovering = self.recovery_lock();
         match self.state() {
             State::ShutDown => return Ok(()),
             State::Gone => return Err(self.gone()),

@@ -6,7 +6,9 @@ use gcos_layout::media::{
 };
 
 use crate::StoreError;
+use crate::canary::{self, Canary};
 use crate::drive::{BlockIo, Drive};
+use crate::index::EntryState;
 use crate::journal::Start;
 use crate::staging::Lease;
 use crate::state::State;
@@ -134,7 +136,9 @@ pub(crate) fn write(
         }
     }
     let (checksums, records) = pages.finish()?;
-    drive.io.flush()?;
+    if !canary::on(Canary::CheckpointHeaderFirst) {
+        drive.io.flush()?;
+    }
     let header = CheckpointHeader {
         drive_uuid: drive.superblock.lock().drive_uuid(),
         number,
@@ -165,7 +169,9 @@ fn collect(
     let mut records = Vec::new();
     for id in *next..end {
         let Some(entry) = state.index.entry(id) else { continue };
-        if entry.durable() && entry.head().drive == drive.index {
+        let forgotten =
+            canary::on(Canary::CheckpointForgetsDoomed) && entry.state() == EntryState::Doomed;
+        if entry.durable() && entry.head().drive == drive.index && !forgotten {
             let record = entry.record().map_err(|source| StoreError::Format {
                 drive: drive.io.name().to_owned(),
                 at: "an index entry".to_owned(),

@@ -9,6 +9,7 @@ use gcos_layout::media::{BLOCK_BYTES, DriveState, Location, Superblock, ZoneMap}
 use parking_lot::Mutex;
 
 use crate::StoreError;
+use crate::canary::{self, Canary};
 use crate::staging::Staging;
 
 /// Longest transfer of metadata in one request, in bytes.
@@ -140,7 +141,7 @@ impl Drive {
         &self,
         change: impl FnOnce(&mut Superblock),
     ) -> Result<(), StoreError> {
-        let mut current = self.superblock.lock();
+        let mut current = crate::turns::lock(&self.superblock);
         let mut next = current.successor();
         change(&mut next);
         write_superblock(&self.io, &next)?;
@@ -198,7 +199,8 @@ pub(crate) fn read_superblock(io: &BlockIo, formatted: Option<u64>) -> Result<Co
         }
         good = decode_copies(io, ZoneMap::copies(stated))?.0;
     }
-    let agreed = |s: &&Superblock| good.iter().filter(|other| other == s).count() >= 2;
+    let needed = if canary::on(Canary::SuperblockQuorumOfOne) { 1 } else { 2 };
+    let agreed = |s: &&Superblock| good.iter().filter(|other| other == s).count() >= needed;
     if let Some(superblock) = good.iter().filter(agreed).max_by_key(|s| s.sequence).cloned() {
         let equal = good.iter().filter(|other| **other == superblock).count();
         return Ok(Copies { superblock, disagreeing: 4 - equal as u64 });

@@ -1,7 +1,7 @@
 //! Laying out a pool, and finding out what a drive holds before that.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use gcos_engine::{Engine, Request};
 use gcos_layout::media::{
@@ -154,9 +154,9 @@ fn plan(
     drives: &[Arc<dyn Engine>],
     options: &FormatOptions,
 ) -> Result<Vec<(BlockIo, Superblock)>, StoreError> {
-    let members: Vec<Uuid> = drives.iter().map(|_| *uuid::Uuid::new_v4().as_bytes()).collect();
-    let pool_uuid = *uuid::Uuid::new_v4().as_bytes();
-    let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+    let members: Vec<Uuid> = drives.iter().map(|_| crate::turns::uuid()).collect();
+    let pool_uuid = crate::turns::uuid();
+    let created = crate::turns::seconds();
     let mut plans = Vec::with_capacity(drives.len());
     for (index, drive) in drives.iter().enumerate() {
         let geometry = drive.geometry();

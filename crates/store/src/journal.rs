@@ -10,6 +10,7 @@ use parking_lot::{Mutex, MutexGuard};
 use smallvec::SmallVec;
 
 use crate::StoreError;
+use crate::canary::{self, Canary};
 use crate::drive::BlockIo;
 use crate::index::Id;
 
@@ -104,7 +105,8 @@ impl Writer {
 
     /// Whether a frame of `blocks` fits without overwriting what a checkpoint needs.
     fn has_room(&self, blocks: u64) -> bool {
-        self.place(blocks) + blocks <= self.older.position + self.ring_blocks
+        let needed = if canary::on(Canary::RingOverwritten) { self.newest } else { self.older };
+        self.place(blocks) + blocks <= needed.position + self.ring_blocks
     }
 
     /// Whether any frame fits.
@@ -172,7 +174,7 @@ impl Journal {
 
     /// The writing end, exclusively.
     pub(crate) fn writer(&self) -> MutexGuard<'_, Writer> {
-        self.writer.lock()
+        crate::turns::lock(&self.writer)
     }
 
     /// Takes as many waiting records as fit one frame, makes the data that they name durable through
@@ -197,7 +199,10 @@ impl Journal {
             return Written::Nothing;
         }
         let mask = items.iter().fold(0, |mask, item| mask | item.flush);
-        if let Err((drives, error)) = flush(mask) {
+        let mask = if canary::on(Canary::MissingFlush) { 0 } else { mask };
+        if let Err((drives, error)) = flush(mask)
+            && !canary::on(Canary::FailedFlushTrusted)
+        {
             self.queue.lock().splice(0..0, items);
             return Written::NotFlushed(drives, error);
         }
@@ -205,7 +210,7 @@ impl Journal {
         let (sequence, previous) = (writer.next.sequence, writer.next.previous);
         let (bytes, checksum) = builder.finish(sequence, self.epoch, previous, &self.drive_uuid);
         let at = self.offset + position % writer.ring_blocks * BLOCK_BYTES as u64;
-        if let Err(error) = io.write(at, &bytes, true) {
+        if let Err(error) = io.write(at, &bytes, !canary::on(Canary::NoFua)) {
             return Written::Failed(items, error);
         }
         writer.next = Start {

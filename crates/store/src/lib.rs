@@ -8,6 +8,7 @@
 //! reason. A put with [`Durability::Sync`] that was acknowledged survives power loss.
 
 mod alloc;
+mod canary;
 mod checkpoint;
 mod device;
 mod drive;
@@ -31,10 +32,18 @@ mod state;
 mod store;
 #[cfg(test)]
 mod tests;
+mod turns;
 
+/// Whether bugs can be planted in this build and its waits be simulated (feature `canary`).
+pub const CANARIES: bool = cfg!(feature = "canary");
+
+#[cfg(feature = "canary")]
+pub use canary::{Canary, plant};
 pub use error::StoreError;
 pub use format::{Contents, format, probe};
 pub use info::{Lookup, MissReason, ObjectInfo, PoolInfo, PutOutcome, RecoveryReport, Stats};
 pub use memory::{Sink, Source};
 pub use options::{Durability, FormatOptions, IfExists, OpenOptions, PutOptions};
 pub use store::Store;
+#[cfg(feature = "canary")]
+pub use turns::{World, enter};

@@ -8,6 +8,7 @@ use gcos_engine::{Extent, Request};
 use parking_lot::{Condvar, Mutex};
 
 use crate::StoreError;
+use crate::canary::{self, Canary};
 use crate::index::{EntryState, Id};
 use crate::pool::{Member, Pool, count, now_seconds};
 
@@ -94,17 +95,23 @@ impl Pool {
                 return Ok(());
             }
             let chunks = space.alloc.take_dirty(most);
+            if canary::on(Canary::DeallocateRace) {
+                space.alloc.deallocated(&chunks, false);
+            }
             state.deallocating += chunks.len();
             chunks
         };
         let len = u64::from(drive.zones.chunks.data);
         let extents = chunks.iter().filter_map(|&chunk| {
+            let chunk = chunk ^ u32::from(canary::on(Canary::DeallocateLive));
             drive.zones.data_offset(chunk, 0).map(|offset| Extent { offset, len })
         });
         let request = Request::deallocate(extents, self.options.io_deadline);
         let result = drive.io.engine.run(request).map_err(StoreError::from);
         let mut state = self.state.lock();
-        if let Some(Some(space)) = state.spaces.get_mut(usize::from(drive.index)) {
+        if let Some(Some(space)) = state.spaces.get_mut(usize::from(drive.index))
+            && !canary::on(Canary::DeallocateRace)
+        {
             space.alloc.deallocated(&chunks, result.is_ok());
         }
         state.deallocating -= chunks.len();

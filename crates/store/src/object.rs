@@ -3,6 +3,7 @@
 use gcos_engine::IoErrorKind;
 use gcos_layout::media::{BLOCK_BYTES, Location, ObjectHeader, Shape};
 
+use crate::canary::{self, Canary};
 use crate::drive::Drive;
 use crate::index::Id;
 use crate::pool::{Pool, count, now_seconds};
@@ -58,7 +59,8 @@ impl Object {
     pub(crate) fn header(&self, key: &[u8], bytes: &[u8]) -> Result<ObjectHeader, Verdict> {
         let damaged = |detail: String| Verdict::Damaged { drive: self.head.drive, detail };
         let (header, root) = ObjectHeader::decode(bytes).map_err(|e| damaged(e.to_string()))?;
-        if root != self.root || header.key != key || header.generation != self.generation {
+        let same = root == self.root && header.key == key && header.generation == self.generation;
+        if !same && !canary::on(Canary::HeaderUnchecked) {
             return Err(damaged("the header belongs to another object".to_owned()));
         }
         Ok(header)
@@ -89,7 +91,7 @@ pub(crate) fn check_grains(
     drive: u8,
 ) -> Result<(), Verdict> {
     let expected = header.grains.get(first..first + found.len()).unwrap_or_default();
-    if found == expected {
+    if found == expected || canary::on(Canary::ChecksumSkipped) {
         return Ok(());
     }
     let bad = found.iter().zip(expected).position(|(a, b)| a != b).unwrap_or(0);
@@ -145,6 +147,9 @@ impl Pool {
         if !state.hold(id) {
             let detail = "65,534 reads of this object are under way".to_owned();
             return Ok(Err(MissReason::Io { detail }));
+        }
+        if canary::on(Canary::HoldReleasedEarly) {
+            state.unhold(id);
         }
         state.index.touch(id);
         Ok(Ok(object))

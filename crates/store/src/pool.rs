@@ -2,18 +2,19 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use gcos_engine::Request;
 use gcos_layout::media::Uuid;
 use parking_lot::{Condvar, Mutex};
 
+use crate::canary::{self, Canary};
 use crate::drive::{Drive, DriveStatus};
 use crate::index::Id;
 use crate::journal::{Item, Journal, Waiter, Written};
 use crate::staging::Staging;
 use crate::state::{Removal, State};
-use crate::{OpenOptions, StoreError, checkpoint};
+use crate::{OpenOptions, StoreError, checkpoint, turns};
 
 /// Waiting records of relaxed operations at which the caller helps to write them.
 const RELAXED_BACKLOG: usize = 2048;
@@ -248,11 +249,11 @@ impl Pool {
     /// Takes a checkpoint, unless another thread has just done so. Each frees what the one before it
     /// needed, so a second may be necessary.
     fn make_room_in_ring(&self, member: &Member, give_up: Instant) {
-        let one_at_a_time = member.checkpointing.lock();
+        let one_at_a_time = turns::lock(&member.checkpointing);
         if member.journal.writer().has_room_for_a_frame() {
             return;
         }
-        let result = match Instant::now() < give_up {
+        let result = match turns::now() < give_up {
             true => self.write_checkpoint(member),
             false => {
                 Err(member.drive.failed("its journal stays full although checkpoints are written"))
@@ -293,7 +294,7 @@ impl Pool {
     /// in another journal, that one must learn of its end first.
     fn retire(&self, state: &mut State, drive: u8, id: Id, waiter: Option<&Waiter>) {
         let Some(removal) = state.removal(id) else { return };
-        if removal.drive == drive {
+        if removal.drive == drive || canary::on(Canary::FollowForgotten) {
             state.end(id);
         } else if self.drive(removal.drive).is_some_and(Drive::online) {
             if let Some(waiter) = waiter {
@@ -316,6 +317,7 @@ impl Pool {
                 && outcome == Outcome::NotWritten
             {
                 match item.make_live {
+                    true if canary::on(Canary::FailedPutVisible) => drop(state.make_live(id)),
                     true => state.release_entry(id),
                     false => state.lose(id),
                 }
@@ -367,7 +369,7 @@ impl Pool {
 
     /// Writes a checkpoint of one drive.
     pub(crate) fn checkpoint(&self, member: &Member) -> Result<(), StoreError> {
-        let _one_at_a_time = member.checkpointing.lock();
+        let _one_at_a_time = turns::lock(&member.checkpointing);
         self.write_checkpoint(member)
     }
 
@@ -396,17 +398,16 @@ impl Pool {
 
     /// Waits a little for a doomed object to be freed or a key to be written.
     pub(crate) fn wait_changed(&self, state: &mut parking_lot::MutexGuard<'_, State>) {
-        self.changed.wait_for(state, Duration::from_millis(20));
+        turns::wait(&self.changed, state, Duration::from_millis(20));
     }
 
     /// When to give up waiting for space or for another writer of the same key.
     pub(crate) fn patience(&self) -> Instant {
-        Instant::now() + self.options.io_deadline
+        turns::now() + self.options.io_deadline
     }
 }
 
 /// Seconds since 1970.
 pub(crate) fn now_seconds() -> u32 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
-    u32::try_from(now).unwrap_or(u32::MAX)
+    u32::try_from(turns::seconds()).unwrap_or(u32::MAX)
 }

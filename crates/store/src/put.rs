@@ -10,6 +10,7 @@ use gcos_layout::media::{
 };
 use smallvec::SmallVec;
 
+use crate::canary::{self, Canary};
 use crate::drive::Drive;
 use crate::index::{Entry, Id};
 use crate::journal::{Item, Waiter};
@@ -18,7 +19,7 @@ use crate::payload::{From, Segments, UNIT_BYTES};
 use crate::pool::{Pool, count, now_seconds};
 use crate::staging::Lease;
 use crate::state::{Placement, Removal, Shortage, State};
-use crate::{Durability, IfExists, PutOptions, PutOutcome, StoreError};
+use crate::{Durability, IfExists, PutOptions, PutOutcome, StoreError, turns};
 
 /// Writes of one object in flight.
 const WINDOW: usize = 32;
@@ -176,7 +177,7 @@ impl Pool {
         let give_up = self.patience();
         let mut state = self.state.lock();
         while state.writing.contains(key) {
-            if std::time::Instant::now() > give_up {
+            if turns::now() > give_up {
                 return Err(StoreError::invalid(
                     "key",
                     "no other put of the same key that takes longer than the I/O deadline",
@@ -213,7 +214,7 @@ impl Pool {
                 let (drive, reason) = ("the pool".to_owned(), "no drive can be written".to_owned());
                 return Err(StoreError::DriveFailed { drive, reason });
             }
-            let late = std::time::Instant::now() > give_up;
+            let late = turns::now() > give_up;
             if late || !state.can_ever_fit(&needs, writable) {
                 return Err(self.full(&state, blocks));
             }
@@ -318,7 +319,8 @@ impl Pool {
     fn record_put(&self, put: Writing, durability: Durability) -> Result<Recorded, StoreError> {
         let drive = put.record.head.drive;
         let member = self.member(drive).ok_or(StoreError::Closed)?;
-        let waiter = (durability == Durability::Sync).then(Arc::<Waiter>::default);
+        let sync = durability == Durability::Sync && !canary::on(Canary::RelaxedAsSync);
+        let waiter = sync.then(Arc::<Waiter>::default);
         let len = put.record.shape.payload_len();
         let mut state = self.state.lock();
         let mut item = Item {
@@ -496,6 +498,9 @@ impl Writing {
 
     /// Waits for all writes.
     fn finish_writes(mut self) -> Result<Self, StoreError> {
+        if canary::on(Canary::JournalBeforeData) {
+            self.in_flight.clear();
+        }
         let mut result = Ok(());
         while !self.in_flight.is_empty() {
             let one = self.finish_oldest();
@@ -520,7 +525,8 @@ impl Writing {
         count(&self.pool.counters.puts_failed, 1);
         let mut state = self.pool.state.lock();
         // The entry must name its places for them to be freed.
-        if state.index.fill(self.id, &self.record).is_ok() {
+        let leaks = canary::on(Canary::FailedPutLeaks);
+        if state.index.fill(self.id, &self.record).is_ok() && !leaks {
             state.release_entry(self.id);
         }
     }

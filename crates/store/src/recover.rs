@@ -1,7 +1,6 @@
 //! Opening a pool: from superblocks, checkpoints and journals to an index.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use gcos_engine::{Engine, IoErrorKind, Request};
 use gcos_layout::media::{
@@ -11,6 +10,7 @@ use gcos_layout::media::{
 use smallvec::SmallVec;
 
 use crate::alloc::Allocator;
+use crate::canary::{self, Canary};
 use crate::drive::{BlockIo, Drive, read_superblock, truncated};
 use crate::index::{Id, Index};
 use crate::journal::{Item, Journal, Start, Writer, start_of};
@@ -18,7 +18,7 @@ use crate::pool::{Member, Pool};
 use crate::ring::Ring;
 use crate::staging::Staging;
 use crate::state::{Space, State};
-use crate::{OpenOptions, RecoveryReport, StoreError, checkpoint};
+use crate::{OpenOptions, RecoveryReport, StoreError, checkpoint, turns};
 
 /// Checkpoint pages read at a time, in flight together.
 const READ_DEPTH: u32 = 16;
@@ -47,7 +47,7 @@ pub(crate) fn open(
     drives: Vec<Arc<dyn Engine>>,
     options: OpenOptions,
 ) -> Result<(Pool, RecoveryReport), StoreError> {
-    let begun = Instant::now();
+    let begun = turns::now();
     options.check()?;
     let first = drives.first().ok_or_else(|| StoreError::invalid("drives", "at least one", 0))?;
     let staging = Staging::new(Arc::clone(first.dma()));
@@ -79,7 +79,8 @@ pub(crate) fn open(
     }
     // Removes come last, so that the order of the drives does not matter.
     for (number, remove) in removes {
-        let Some(id) = index.find(&remove.key) else { continue };
+        let found = index.find(&remove.key).filter(|_| !canary::on(Canary::RemoveIgnored));
+        let Some(id) = found else { continue };
         let Some(entry) = index.entry(id) else { continue };
         let (generation, drive) = (entry.generation, entry.head().drive);
         if generation <= remove.generation {
@@ -107,7 +108,7 @@ pub(crate) fn open(
         })?;
     }
     bury(&pool, losers)?;
-    report.micros = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
+    report.micros = u64::try_from((turns::now() - begun).as_micros()).unwrap_or(u64::MAX);
     Ok((pool, report))
 }
 
@@ -341,6 +342,7 @@ fn load_checkpoint(
             slice.read(0, &mut bytes)?;
             match CheckpointPage::decode(&bytes, header.number, page) {
                 Ok(page) => pages.push(page),
+                Err(_) if canary::on(Canary::TornCheckpoint) => {}
                 Err(error) => {
                     tracing::error!(drive = drive.io.name(), page, %error, "checkpoint damaged");
                     return Ok(false);
@@ -351,7 +353,8 @@ fn load_checkpoint(
     }
     let sum = CheckpointHeader::sum_pages(pages.iter().map(|page| page.checksum));
     let records: u64 = pages.iter().map(|page| page.records.len() as u64).sum();
-    if sum != header.pages_checksum || records != header.records {
+    let whole = sum == header.pages_checksum && records == header.records;
+    if !whole && !canary::on(Canary::TornCheckpoint) {
         tracing::error!(drive = drive.io.name(), "checkpoint pages do not belong together");
         return Ok(false);
     }
@@ -382,7 +385,7 @@ fn admit(
     if let Some(old) = index.find(&record.key) {
         let Some(entry) = index.entry(old) else { return };
         let (generation, drive) = (entry.generation, entry.head().drive);
-        if generation >= record.generation {
+        if generation >= record.generation && !canary::on(Canary::GenerationIgnored) {
             // The same record twice (checkpoint and journal) is the usual case.
             if generation > record.generation && drive != record.head.drive {
                 lose(record.head.drive, record.generation);
@@ -520,7 +523,7 @@ fn claim(spaces: &mut [Option<Space>], index: &Index, id: Id) -> Result<(), ()> 
             Some(class) => space.alloc.claim(place.chunk, place.block, class, id).is_ok(),
             None => false,
         };
-        if !claimed {
+        if !claimed && !canary::on(Canary::OverlapAccepted) {
             release(spaces, &done);
             return Err(());
         }

@@ -6,6 +6,7 @@ use gcos_layout::media::{Location, Record, RemoveRecord, Shape};
 use smallvec::SmallVec;
 
 use crate::alloc::Allocator;
+use crate::canary::{self, Canary};
 use crate::index::{EntryState, Id, Index};
 use crate::journal::Item;
 
@@ -219,6 +220,9 @@ impl State {
         self.doomed += 1;
         self.doomed_blocks += blocks;
         self.index.doom(id);
+        if canary::on(Canary::ReuseBeforeDurable) {
+            self.end(id);
+        }
     }
 
     /// Notes that the record that ends a doomed object is durable; its space is free when its last
@@ -375,7 +379,7 @@ impl State {
     fn is_evictable(&self, id: Id, writable: u64) -> bool {
         self.index.entry(id).is_some_and(|entry| {
             entry.state() == EntryState::Live
-                && entry.pins == 0
+                && (entry.pins == 0 || canary::on(Canary::PinsIgnored))
                 && writable & (1 << entry.head().drive) != 0
         })
     }
