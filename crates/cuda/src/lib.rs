@@ -23,6 +23,7 @@ mod gpu;
 mod kept;
 mod kernels;
 mod memory;
+pub mod ops;
 mod pinned;
 #[cfg(feature = "played")]
 mod played;
