@@ -1,10 +1,12 @@
 use std::sync::Arc;
 
 use cudarc::driver::{CudaContext, DriverError, result, sys};
+use parking_lot::Mutex;
 
 use crate::bounce::Bounce;
 #[cfg(feature = "played")]
 use crate::played::Played;
+use crate::vulkan::VulkanGpu;
 use crate::{CudaCall, GpuError};
 
 /// Oldest version of CUDA that a driver must offer, as [`Gpu::driver_version`] counts: 12.0.
@@ -37,6 +39,7 @@ pub(crate) struct Cuda {
     pub(crate) bounce: Bounce,
     pub(crate) context: Arc<CudaContext>,
     driver_version: i32,
+    vulkan: Mutex<Option<Arc<VulkanGpu>>>,
 }
 
 /// How much memory a GPU has.
@@ -112,7 +115,8 @@ impl Gpu {
         let uuid = result::device::get_uuid(device).map_err(fail("cuDeviceGetUuid"))?;
         let uuid = uuid.bytes.map(|byte| byte as u8);
         let bounce = Bounce::new(Arc::clone(&context), ordinal);
-        let kind = Kind::Cuda(Cuda { bounce, context, driver_version });
+        let vulkan = Mutex::new(None);
+        let kind = Kind::Cuda(Cuda { bounce, context, driver_version, vulkan });
         Ok(Arc::new(Self { kind, ordinal, name, uuid }))
     }
 
@@ -144,6 +148,18 @@ impl Gpu {
             Kind::Cuda(cuda) => Some(cuda),
             #[cfg(feature = "played")]
             Kind::Played(_) => None,
+        }
+    }
+
+    /// The GPU as Vulkan sees it, found when it is first needed.
+    pub(crate) fn vulkan(&self) -> Result<Arc<VulkanGpu>, String> {
+        let Some(cuda) = self.cuda() else {
+            return Err("a played GPU is none of Vulkan's".to_owned());
+        };
+        let mut vulkan = cuda.vulkan.lock();
+        match &*vulkan {
+            Some(gpu) => Ok(Arc::clone(gpu)),
+            None => Ok(Arc::clone(vulkan.insert(VulkanGpu::open(self.uuid)?))),
         }
     }
 

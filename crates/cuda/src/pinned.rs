@@ -90,7 +90,10 @@ fn refused(error: GpuError, what: &'static str, flags: u32) -> GpuError {
             "the process needs CAP_SYS_ADMIN, or the NVIDIA driver the option PeerMappingOverride=1 \
              (options nvidia NVreg_RegistryDwords=\"PeerMappingOverride=1\" in /etc/modprobe.d)"
         }
-        _ => "a whole mapping of ordinary memory was expected",
+        _ => {
+            "expected anonymous memory, or a file that lies in memory (memfd, /dev/shm); pages of a file on a \
+             disk cannot be held"
+        }
     };
     GpuError::NotReachable { ordinal, what, cure: cure.to_owned(), source }
 }

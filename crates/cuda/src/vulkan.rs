@@ -2,17 +2,30 @@
 
 use std::os::fd::{IntoRawFd, OwnedFd};
 use std::ptr::NonNull;
+use std::sync::Arc;
 
 use ash::{khr, vk};
+
+/// A GPU as Vulkan sees it. Making one takes some 0.2 s, so all windows of a GPU share it.
+pub(crate) struct VulkanGpu {
+    physical: vk::PhysicalDevice,
+    // In the order in which they end.
+    device: Device,
+    instance: Instance,
+    _entry: ash::Entry,
+}
+
+impl std::fmt::Debug for VulkanGpu {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("VulkanGpu").finish_non_exhaustive()
+    }
+}
 
 /// GPU memory mapped for the CPU. The mapping ends with this value.
 pub(crate) struct CpuMapping {
     memory: vk::DeviceMemory,
     address: NonNull<u8>,
-    // In the order in which they end.
-    device: Device,
-    _instance: Instance,
-    _entry: ash::Entry,
+    gpu: Arc<VulkanGpu>,
 }
 
 // SAFETY: the handles are used by `drop` alone, which has exclusive access; the mapped memory is reached
@@ -26,12 +39,12 @@ fn refused(what: &str, result: vk::Result) -> String {
     format!("Vulkan: {what}: {result}")
 }
 
-impl CpuMapping {
-    /// Maps `len` bytes of the memory that `fd` stands for, of the GPU with this UUID.
+impl VulkanGpu {
+    /// Finds the GPU with this UUID.
     ///
     /// # Errors
     /// What was expected and found, and what to do.
-    pub(crate) fn new(uuid: [u8; 16], fd: OwnedFd, len: usize) -> Result<Self, String> {
+    pub(crate) fn open(uuid: [u8; 16]) -> Result<Arc<Self>, String> {
         // SAFETY: loading libvulkan.so.1 runs its initialisers, which is what every Vulkan program does.
         let entry = unsafe { ash::Entry::load() }.map_err(|error| {
             format!(
@@ -49,8 +62,19 @@ impl CpuMapping {
         let instance = Instance(instance);
         let physical = find_device(&instance.0, uuid)?;
         let device = Device(create_device(&instance.0, physical)?);
-        let (memory, address) = import(&instance.0, physical, &device.0, fd, len)?;
-        Ok(Self { memory, address, device, _instance: instance, _entry: entry })
+        Ok(Arc::new(Self { physical, device, instance, _entry: entry }))
+    }
+}
+
+impl CpuMapping {
+    /// Maps `len` bytes of the memory that `fd` stands for, which is this GPU's.
+    ///
+    /// # Errors
+    /// What was expected and found, and what to do.
+    pub(crate) fn new(gpu: &Arc<VulkanGpu>, fd: OwnedFd, len: usize) -> Result<Self, String> {
+        let (instance, device) = (&gpu.instance.0, &gpu.device.0);
+        let (memory, address) = import(instance, gpu.physical, device, fd, len)?;
+        Ok(Self { memory, address, gpu: Arc::clone(gpu) })
     }
 
     /// Address of the first byte for the CPU.
@@ -63,8 +87,8 @@ impl Drop for CpuMapping {
     fn drop(&mut self) {
         // SAFETY: the memory is ours, the device is live, and nothing refers to the mapping any more.
         unsafe {
-            self.device.0.unmap_memory(self.memory);
-            self.device.0.free_memory(self.memory, None);
+            self.gpu.device.0.unmap_memory(self.memory);
+            self.gpu.device.0.free_memory(self.memory, None);
         }
     }
 }

@@ -60,12 +60,13 @@ impl VramWindow {
     fn of_vram(gpu: &Arc<Gpu>, len: usize) -> Result<Self, GpuError> {
         let ordinal = gpu.ordinal();
         let vram = VmmMemory::new(gpu, len)?;
-        let mapping = CpuMapping::new(gpu.uuid(), vram.export()?, vram.len())
-            .map_err(|reason| GpuError::NoWindow { ordinal, reason })?;
+        let no_window = |reason| GpuError::NoWindow { ordinal, reason };
+        let vulkan = gpu.vulkan().map_err(no_window)?;
+        let mapping = CpuMapping::new(&vulkan, vram.export()?, vram.len()).map_err(no_window)?;
         let (base, len): (NonNull<u8>, usize) = (mapping.address(), vram.len());
         if !(base.as_ptr() as usize).is_multiple_of(PAGE_BYTES) {
             let reason = format!("Vulkan mapped it at {base:p}, expected a whole page");
-            return Err(GpuError::NoWindow { ordinal, reason });
+            return Err(no_window(reason));
         }
         let device_address = vram.address();
         let mapped = Arc::new(Mapped { _mapping: mapping, _vram: vram });

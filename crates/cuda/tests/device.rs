@@ -104,7 +104,7 @@ fn kernels_need_what_the_compiler_said() {
 #[test]
 fn host_memory_is_registered_as_it_is_and_once() {
     let (_alone, gpu) = alone();
-    let path = std::env::temp_dir().join(format!("gcos-registered-{}", std::process::id()));
+    let path = format!("/dev/shm/gcos-registered-{}", std::process::id());
     let file = File::options().read(true).write(true).create_new(true).open(&path).unwrap();
     fs::remove_file(&path).unwrap();
     file.set_len(4 << 20).unwrap();

@@ -22,7 +22,11 @@ struct Module {
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Function(sys::CUfunction);
+struct Function {
+    handle: sys::CUfunction,
+    /// Bytes of its parameter, where the driver tells: from CUDA 12.4 on.
+    parameter_bytes: Option<usize>,
+}
 
 // SAFETY: CUDA's handles may be used from any thread, at the same time.
 unsafe impl Send for Module {}
@@ -85,8 +89,10 @@ impl CudaKernels {
                 }
             })?;
             if !missing {
-                self.functions.lock().insert(name.to_owned(), Function(handle));
-                return Ok(Function(handle));
+                let parameter_bytes = parameter_bytes(gpu, handle)?;
+                let function = Function { handle, parameter_bytes };
+                self.functions.lock().insert(name.to_owned(), function);
+                return Ok(function);
             }
         }
         let mut names: Vec<_> = built_kernels().iter().map(|kernel| kernel.name).collect();
@@ -111,12 +117,20 @@ impl CudaKernels {
                 got: 0,
             });
         };
+        // The driver takes any length, and lets the kernel read what lies behind.
+        if let Some(expected) = function.parameter_bytes
+            && expected != size_of_val(params.as_slice())
+        {
+            let found = size_of_val(params.as_slice());
+            let reason = format!("{name} takes a record of {expected} bytes, got {found}");
+            return Err(GpuError::NoKernels { ordinal: gpu.ordinal(), reason });
+        }
         if shape.shared_bytes > USUAL_SHARED_BYTES {
             use sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES as SHARED;
             let bytes = i32::try_from(shape.shared_bytes).unwrap_or(i32::MAX);
             gpu.call("cuFuncSetAttribute", || {
                 // SAFETY: the function is of a live module.
-                unsafe { sys::cuFuncSetAttribute(function.0, SHARED, bytes) }
+                unsafe { sys::cuFuncSetAttribute(function.handle, SHARED, bytes) }
             })?;
         }
         let mut len = size_of_val(params.as_slice());
@@ -129,11 +143,11 @@ impl CudaKernels {
             std::ptr::null_mut(),
         ];
         gpu.call("cuLaunchKernel", || {
-            // SAFETY: the function and the stream are live; the driver copies the parameters, whose length
-            // it compares with the kernel's, before it returns.
+            // SAFETY: the function and the stream are live; the driver copies the parameters before it
+            // returns.
             unsafe {
                 sys::cuLaunchKernel(
-                    function.0,
+                    function.handle,
                     shape.grid,
                     1,
                     1,
@@ -161,7 +175,7 @@ impl CudaKernels {
             let mut value = 0;
             gpu.call("cuFuncGetAttribute", || {
                 // SAFETY: the function is of a live module; CUDA writes one int.
-                unsafe { sys::cuFuncGetAttribute(&mut value, what, function.0) }
+                unsafe { sys::cuFuncGetAttribute(&mut value, what, function.handle) }
             })?;
             Ok(u32::try_from(value).unwrap_or(0))
         };
@@ -172,7 +186,7 @@ impl CudaKernels {
             unsafe {
                 sys::cuOccupancyMaxActiveBlocksPerMultiprocessor(
                     &mut blocks,
-                    function.0,
+                    function.handle,
                     threads,
                     0,
                 )
@@ -189,6 +203,21 @@ impl CudaKernels {
             multiprocessors: u32::try_from(multiprocessors).unwrap_or(0),
         })
     }
+}
+
+/// Bytes of a kernel's one parameter. The call came with CUDA 12.4, so an older driver may lack it.
+fn parameter_bytes(gpu: &Gpu, function: sys::CUfunction) -> Result<Option<usize>, GpuError> {
+    type Ask =
+        unsafe extern "C" fn(sys::CUfunction, usize, *mut usize, *mut usize) -> sys::CUresult;
+    // SAFETY: the library is loaded, and this is the type that CUDA documents for the name.
+    let ask = unsafe { sys::culib().get::<Ask>(b"cuFuncGetParamInfo\0") };
+    let Ok(ask) = ask else { return Ok(None) };
+    let (mut offset, mut bytes) = (0, 0);
+    gpu.call("cuFuncGetParamInfo", || {
+        // SAFETY: the function is of a live module; CUDA writes two words.
+        unsafe { ask(function, 0, &mut offset, &mut bytes) }
+    })?;
+    Ok(Some(bytes))
 }
 
 impl Module {
