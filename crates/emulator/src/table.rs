@@ -4,9 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use gcos_hw::{
-    DmaMapper, DmaSpace, HwError, LineLoads, PAGE_BYTES, SharedMemory, order_stores,
-};
+use gcos_hw::{DmaMapper, DmaSpace, HwError, LineLoads, PAGE_BYTES, SharedMemory, order_stores};
 use parking_lot::RwLock;
 
 use crate::transfer::Transfer;

@@ -25,7 +25,8 @@ pub struct IoError {
     pub kind: IoErrorKind,
     /// Drive name, as in [`crate::Geometry::name`].
     pub drive: String,
-    /// Operation: "read", "write", "flush", "deallocate" or "shutdown".
+    /// Operation: "read", "write", "flush", "deallocate", "shutdown"; for work of a
+    /// GPU also "open" and "start".
     pub op: &'static str,
     /// Media offset of the first extent in bytes, 0 where there is none.
     pub offset: u64,
@@ -36,4 +37,17 @@ pub struct IoError {
     /// The lower layer's error.
     #[source]
     pub source: Option<Box<dyn Error + Send + Sync>>,
+}
+
+impl IoError {
+    /// An error about no particular place of a drive.
+    pub(crate) fn about(
+        drive: &str,
+        kind: IoErrorKind,
+        op: &'static str,
+        detail: impl Into<String>,
+    ) -> Self {
+        let (drive, detail) = (drive.to_owned(), detail.into());
+        Self { kind, drive, op, offset: 0, len: 0, detail, source: None }
+    }
 }

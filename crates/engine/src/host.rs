@@ -1,11 +1,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use gcos_cuda::Gpu;
 use gcos_hw::{DmaSpace, Function};
 use gcos_nvme::{
     BlockRange, Controller, ErrorKind, IoOp, IoRequest, Namespace, NvmeError, Options, Pending,
 };
 
+use parking_lot::RwLock;
+
+use crate::device::DeviceEngine;
 use crate::{Engine, Extent, Geometry, IoError, IoErrorKind, Op, Request, Ticket};
 
 /// How to open a [`HostQueueEngine`].
@@ -29,6 +33,8 @@ pub struct HostQueueEngine {
     controller: Arc<Controller>,
     nsid: u32,
     geometry: Geometry,
+    /// Engines for GPUs.
+    devices: RwLock<Vec<Arc<dyn DeviceEngine>>>,
 }
 
 impl HostQueueEngine {
@@ -69,13 +75,27 @@ impl HostQueueEngine {
             });
         }
         let geometry = geometry(&controller, namespace);
-        Ok(Self { controller, nsid, geometry })
+        Ok(Self { controller, nsid, geometry, devices: RwLock::default() })
     }
 
     /// The controller behind.
     #[must_use]
     pub fn controller(&self) -> &Arc<Controller> {
         &self.controller
+    }
+
+    /// The namespace that is used.
+    #[must_use]
+    pub fn nsid(&self) -> u32 {
+        self.nsid
+    }
+
+    /// Lets [`Engine::device`] find an engine that moves blocks of this drive to and from a GPU's memory;
+    /// [`Engine::shutdown`] shuts it down first. It takes the place of an earlier one for the same GPU.
+    pub fn attach(&self, device: Arc<dyn DeviceEngine>) {
+        let mut devices = self.devices.write();
+        devices.retain(|other| !other.gpu().same(device.gpu()));
+        devices.push(device);
     }
 
     fn start(&self, request: Request, claim: Claim) -> Result<Box<dyn Ticket>, IoError> {
@@ -101,7 +121,7 @@ fn active(controller: &Controller) -> String {
     format!("one of the active namespaces {nsids:?}")
 }
 
-fn geometry(controller: &Controller, namespace: &Namespace) -> Geometry {
+pub(crate) fn geometry(controller: &Controller, namespace: &Namespace) -> Geometry {
     let identity = controller.identity();
     Geometry {
         name: controller.name().to_owned(),
@@ -143,13 +163,13 @@ impl Claim {
 
     fn error(self, drive: &str, error: NvmeError) -> IoError {
         let Self { op, offset, len } = self;
-        let (kind, detail) = (kind(&error), error.to_string());
+        let (kind, detail) = (kind_of(&error), error.to_string());
         let source = Some(error.into());
         IoError { kind, drive: drive.to_owned(), op, offset, len, detail, source }
     }
 }
 
-fn kind(error: &NvmeError) -> IoErrorKind {
+pub(crate) fn kind_of(error: &NvmeError) -> IoErrorKind {
     match error.kind() {
         ErrorKind::Invalid => IoErrorKind::Invalid,
         ErrorKind::Media => IoErrorKind::Media,
@@ -220,15 +240,22 @@ impl Engine for HostQueueEngine {
         self.start(request, claim)
     }
 
+    fn device(&self, gpu: &Gpu) -> Option<Arc<dyn DeviceEngine>> {
+        self.devices.read().iter().find(|device| device.gpu().same(gpu)).cloned()
+    }
+
     fn shutdown(&self, deadline: Duration) -> Result<(), IoError> {
         let now = || self.controller.function().now();
         let end = now().saturating_add(deadline);
+        let devices = self.devices.read().clone();
+        let left = || end.saturating_sub(now());
+        let stopped = devices.iter().try_for_each(|device| device.shutdown(left()));
         let flushed =
             if self.controller.is_usable() { self.run(Request::flush(deadline)) } else { Ok(()) };
         let claim = Claim { op: "shutdown", offset: 0, len: 0 };
         let left = end.saturating_sub(now());
         let ended = self.controller.shutdown(Some(left));
-        flushed.and(ended.map_err(|error| claim.error(self.controller.name(), error)))
+        stopped.and(flushed).and(ended.map_err(|error| claim.error(self.controller.name(), error)))
     }
 }
 

@@ -4,12 +4,17 @@
 //! time, each within its deadline. The store above does not see whether NVMe queues driven by the
 //! host, by a GPU, or a file are behind it.
 
+pub mod device;
 mod error;
+mod gpu;
 mod host;
 mod noop;
 mod request;
 
 pub use error::{IoError, IoErrorKind};
+pub use gpu::{
+    DoorbellChoice, GpuEngineError, GpuQueueEngine, GpuQueueOptions, GpuStats, QueuePlace,
+};
 pub use host::{HostQueueEngine, HostQueueOptions};
 pub use noop::NoopEngine;
 pub use request::{Extent, Op, Request, RequestError};
@@ -18,7 +23,10 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use gcos_cuda::Gpu;
 use gcos_hw::DmaSpace;
+
+use crate::device::DeviceEngine;
 
 /// What a drive is, as far as the layers above need to know. Sizes in bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,6 +90,13 @@ pub trait Engine: Send + Sync + fmt::Debug {
     /// As [`Engine::submit`] and [`Ticket::wait`].
     fn run(&self, request: Request) -> Result<(), IoError> {
         self.submit(request)?.wait()
+    }
+
+    /// The way to move blocks between this drive and the memory of `gpu`, in the order of its streams;
+    /// `None` where none was opened for that GPU.
+    fn device(&self, gpu: &Gpu) -> Option<Arc<dyn DeviceEngine>> {
+        let _ = gpu;
+        None
     }
 
     /// Ends use of the drive in order: later requests fail, cached writes are made durable and the

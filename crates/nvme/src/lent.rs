@@ -113,6 +113,32 @@ impl LentQueuePair {
             && self.controller.epoch.load(Ordering::Acquire) == self.epoch
     }
 
+    /// Deletes the queues: when this returns `Ok`, the controller touches neither their memory nor that of
+    /// the commands that were in them. Commands that it does not end are ended by a controller reset.
+    ///
+    /// # Errors
+    /// [`NvmeError::Gone`] when it could not be stopped: it may touch the memory for ever. That of the
+    /// queues is leaked; the caller must do so with that of the commands.
+    pub fn end(mut self) -> Result<(), NvmeError> {
+        self.finish()
+    }
+
+    fn finish(&mut self) -> Result<(), NvmeError> {
+        let Some(memory) = self.memory.take() else { return Ok(()) };
+        match self.delete() {
+            Ok(()) => {
+                drop(memory);
+                self.controller.lendable.lock().push(self.qid);
+                Ok(())
+            }
+            Err(error) => {
+                tracing::error!(%error, qid = self.qid, "lent queue not deleted: its memory is leaked");
+                std::mem::forget(memory);
+                Err(error)
+            }
+        }
+    }
+
     /// Afterwards the controller reaches the queues' memory no more.
     ///
     /// # Errors
@@ -136,11 +162,7 @@ impl LentQueuePair {
 
 impl Drop for LentQueuePair {
     fn drop(&mut self) {
-        if let Err(error) = self.delete() {
-            tracing::error!(%error, qid = self.qid, "lent queue not deleted: its memory is leaked");
-            std::mem::forget(self.memory.take());
-            return;
-        }
-        self.controller.lendable.lock().push(self.qid);
+        // What there is to say about a failure has been said.
+        let _ = self.finish();
     }
 }

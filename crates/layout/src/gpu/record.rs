@@ -61,8 +61,13 @@ macro_rules! records {
             #[must_use]
             pub fn to_bytes(&self) -> Vec<u8> {
                 let mut out = Vec::with_capacity(Self::BYTES);
-                $($crate::gpu::Word::put(self.$field, &mut out);)+
+                self.put(&mut out);
                 out
+            }
+
+            /// Appends the bytes that the kernels see.
+            pub fn put(&self, out: &mut Vec<u8>) {
+                $($crate::gpu::Word::put(self.$field, out);)+
             }
         }
 

@@ -1,0 +1,362 @@
+//! The rung where the GPU drives no queues: a thread of the host waits for the stream, lets the drive move
+//! the data to and from the GPU's memory, and lets the stream go on.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use gcos_cuda::{DeviceMemory, Event, Gate, Gpu, Stream};
+use gcos_hw::relax_spinning;
+use parking_lot::{Condvar, Mutex};
+
+use super::{DeviceEngine, DevicePath, DeviceTicket, DeviceTransfer, Driver};
+use crate::{Engine, IoError, IoErrorKind, Request, Ticket};
+
+/// How long the thread sleeps at most while nothing is asked of it.
+const IDLE: Duration = Duration::from_millis(500);
+
+/// Moves blocks between a drive and GPU memory through an engine that the host drives.
+#[derive(Debug)]
+pub struct HostDriven {
+    engine: Arc<dyn Engine>,
+    memory: Arc<DeviceMemory>,
+    /// Why the GPU does not drive queues itself.
+    refused: Vec<String>,
+    /// To the thread; `None` after a shutdown.
+    jobs: Mutex<Option<Sender<Job>>>,
+    under_way: Arc<UnderWay>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// Counts jobs that have not ended.
+#[derive(Debug, Default)]
+struct UnderWay {
+    count: Mutex<usize>,
+    changed: Condvar,
+}
+
+/// One call of [`DeviceEngine::start`].
+#[derive(Debug)]
+struct Job {
+    /// The work before it.
+    before: Event,
+    /// Holds the work behind it.
+    gate: Gate,
+    /// When the work before it must have ended.
+    patience: Instant,
+    requests: Vec<Request>,
+    shared: Arc<Shared>,
+    _counted: Counted,
+}
+
+#[derive(Debug)]
+struct Counted(Arc<UnderWay>);
+
+impl Counted {
+    fn new(under_way: &Arc<UnderWay>) -> Self {
+        *under_way.count.lock() += 1;
+        Self(Arc::clone(under_way))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        *self.0.count.lock() -= 1;
+        self.0.changed.notify_all();
+    }
+}
+
+type Results = Vec<Result<(), IoError>>;
+
+/// Where a job's results arrive.
+#[derive(Debug, Default)]
+struct Shared {
+    results: Mutex<Option<Results>>,
+    arrived: Condvar,
+}
+
+impl HostDriven {
+    /// Drives `engine` for the GPU of `memory`, which must be reached by the engine's drive.
+    ///
+    /// # Errors
+    /// [`IoErrorKind::Invalid`] when the memory belongs to another address space than the engine's,
+    /// [`IoErrorKind::Device`] when the thread cannot be started.
+    pub fn new(engine: Arc<dyn Engine>, memory: Arc<DeviceMemory>) -> Result<Self, IoError> {
+        Self::with_reasons(engine, memory, Vec::new())
+    }
+
+    /// As [`HostDriven::new`], with the reasons why the GPU does not drive queues itself, for
+    /// [`DeviceEngine::path`].
+    ///
+    /// # Errors
+    /// As [`HostDriven::new`].
+    pub fn with_reasons(
+        engine: Arc<dyn Engine>,
+        memory: Arc<DeviceMemory>,
+        refused: Vec<String>,
+    ) -> Result<Self, IoError> {
+        let fail = |kind, detail| IoError::about(&engine.geometry().name, kind, "open", detail);
+        if !Arc::ptr_eq(engine.dma(), memory.space()) {
+            let detail =
+                "expected GPU memory in the address space of the engine's drive".to_owned();
+            return Err(fail(IoErrorKind::Invalid, detail));
+        }
+        let (jobs, receive) = channel();
+        let worker = Arc::clone(&engine);
+        let thread = std::thread::Builder::new()
+            .name("gpu-host-driven".to_owned())
+            .spawn(move || work(&*worker, &receive))
+            .map_err(|error| fail(IoErrorKind::Device, format!("no thread: {error}")))?;
+        Ok(Self {
+            engine,
+            memory,
+            refused,
+            jobs: Mutex::new(Some(jobs)),
+            under_way: Arc::default(),
+            thread: Mutex::new(Some(thread)),
+        })
+    }
+
+    fn request(transfer: DeviceTransfer, deadline: Duration) -> Request {
+        let segments = transfer.segments.iter().map(|segment| segment.dma().clone()).collect();
+        Request { op: transfer.op, extents: transfer.extents, segments, deadline }
+    }
+
+    fn failed(&self, kind: IoErrorKind, detail: impl Into<String>) -> IoError {
+        IoError::about(&self.engine.geometry().name, kind, "start", detail.into())
+    }
+}
+
+impl DeviceEngine for HostDriven {
+    fn gpu(&self) -> &Arc<Gpu> {
+        self.memory.gpu()
+    }
+
+    fn memory(&self) -> &Arc<DeviceMemory> {
+        &self.memory
+    }
+
+    fn path(&self) -> DevicePath {
+        DevicePath {
+            driver: Driver::Host,
+            memory: self.memory.rung(),
+            doorbell: None,
+            refused: self.refused.clone(),
+        }
+    }
+
+    fn start(
+        &self,
+        stream: &Stream,
+        transfers: Vec<DeviceTransfer>,
+        deadline: Duration,
+    ) -> Result<Box<dyn DeviceTicket>, IoError> {
+        if !stream.gpu().same(self.gpu()) {
+            let detail = "the stream belongs to another GPU than this engine serves";
+            return Err(self.failed(IoErrorKind::Invalid, detail));
+        }
+        for transfer in &transfers {
+            transfer.check(self.engine.geometry(), self.gpu())?;
+        }
+        let jobs = self.jobs.lock().clone();
+        let Some(jobs) = jobs else {
+            return Err(self.failed(IoErrorKind::Gone, "the engine was shut down"));
+        };
+        let shared = Arc::<Shared>::default();
+        let gpu_failed = |error: gcos_cuda::GpuError| {
+            let detail = format!("the stream takes no work: {error}");
+            self.failed(IoErrorKind::Device, detail)
+        };
+        let before = stream.record().map_err(gpu_failed)?;
+        let job = Job {
+            before,
+            gate: stream.gate().map_err(gpu_failed)?,
+            patience: Instant::now() + deadline,
+            requests: transfers.into_iter().map(|it| Self::request(it, deadline)).collect(),
+            shared: Arc::clone(&shared),
+            _counted: Counted::new(&self.under_way),
+        };
+        // A job that comes back is dropped, which opens its gate.
+        match jobs.send(job) {
+            Ok(()) => Ok(Box::new(HostDrivenTicket { shared })),
+            Err(_) => Err(self.failed(IoErrorKind::Gone, "the engine's thread has ended")),
+        }
+    }
+
+    fn shutdown(&self, deadline: Duration) -> Result<(), IoError> {
+        *self.jobs.lock() = None;
+        let end = Instant::now() + deadline;
+        let mut count = self.under_way.count.lock();
+        while *count > 0 {
+            if self.under_way.changed.wait_until(&mut count, end).timed_out() && *count > 0 {
+                let detail = format!("{} batches did not end within {deadline:?}", *count);
+                return Err(self.failed(IoErrorKind::Timeout, detail));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for HostDriven {
+    fn drop(&mut self) {
+        *self.jobs.lock() = None;
+        // It ends when its jobs have, each of which has a deadline.
+        if let Some(thread) = self.thread.lock().take()
+            && thread.thread().id() != std::thread::current().id()
+            && thread.join().is_err()
+        {
+            tracing::error!("the thread that drives a GPU's transfers panicked");
+        }
+    }
+}
+
+#[derive(Debug)]
+struct HostDrivenTicket {
+    shared: Arc<Shared>,
+}
+
+impl DeviceTicket for HostDrivenTicket {
+    fn poll(&mut self) -> Option<Results> {
+        self.shared.results.lock().take()
+    }
+
+    fn wait(self: Box<Self>) -> Results {
+        // The thread ends every job within its deadlines, and no job is lost: see `Running`.
+        let mut results = self.shared.results.lock();
+        loop {
+            if let Some(results) = results.take() {
+                return results;
+            }
+            self.shared.arrived.wait_for(&mut results, IDLE);
+        }
+    }
+}
+
+/// A job whose requests were submitted.
+#[derive(Debug)]
+struct Running {
+    tickets: Vec<Option<Box<dyn Ticket>>>,
+    results: Vec<Option<Result<(), IoError>>>,
+    left: usize,
+    gate: Option<Gate>,
+    shared: Arc<Shared>,
+    _counted: Counted,
+}
+
+/// The thread: until the engine is gone and all its jobs have ended.
+fn work(engine: &dyn Engine, jobs: &Receiver<Job>) {
+    let (mut waiting, mut running) = (Vec::<Job>::new(), Vec::<Running>::new());
+    let (mut spins, mut open) = (0, true);
+    while open || !waiting.is_empty() || !running.is_empty() {
+        if open && waiting.is_empty() && running.is_empty() {
+            match jobs.recv_timeout(IDLE) {
+                Ok(job) => waiting.push(job),
+                Err(RecvTimeoutError::Timeout) => continue,
+                Err(RecvTimeoutError::Disconnected) => open = false,
+            }
+        }
+        while open {
+            match jobs.try_recv() {
+                Ok(job) => waiting.push(job),
+                Err(TryRecvError::Empty) => break,
+                Err(TryRecvError::Disconnected) => open = false,
+            }
+        }
+        let before = (waiting.len(), running.len());
+        for job in waiting.extract_if(.., |job| !matches!(is_due(job), Due::NotYet)) {
+            running.push(begin(engine, job));
+        }
+        running.iter_mut().for_each(Running::poll);
+        running.retain(|job| job.left > 0);
+        spins = if before == (waiting.len(), running.len()) { spins + 1 } else { 0 };
+        relax_spinning(spins);
+    }
+}
+
+/// Whether the work before a job has ended.
+enum Due {
+    NotYet,
+    Now,
+    Failed(IoErrorKind, String),
+}
+
+fn is_due(job: &Job) -> Due {
+    match job.before.query() {
+        Ok(true) => Due::Now,
+        Ok(false) if Instant::now() < job.patience => Due::NotYet,
+        Ok(false) => {
+            let detail =
+                "the work before it in the stream did not end in time; nothing was started";
+            Due::Failed(IoErrorKind::Timeout, detail.into())
+        }
+        Err(error) => {
+            Due::Failed(IoErrorKind::Device, format!("the stream failed before it: {error}"))
+        }
+    }
+}
+
+fn begin(engine: &dyn Engine, job: Job) -> Running {
+    let due = is_due(&job);
+    let Job { gate, requests, shared, _counted, .. } = job;
+    let count = requests.len();
+    let mut started = Running {
+        tickets: Vec::with_capacity(count),
+        results: Vec::with_capacity(count),
+        left: count,
+        gate: Some(gate),
+        shared,
+        _counted,
+    };
+    for request in requests {
+        let submitted = match &due {
+            Due::Failed(kind, detail) => {
+                Err(request.error(engine.geometry(), *kind, detail.clone()))
+            }
+            Due::Now | Due::NotYet => engine.submit(request),
+        };
+        match submitted {
+            Ok(ticket) => {
+                started.tickets.push(Some(ticket));
+                started.results.push(None);
+            }
+            Err(error) => {
+                started.tickets.push(None);
+                started.results.push(Some(Err(error)));
+                started.left -= 1;
+            }
+        }
+    }
+    if started.left == 0 {
+        started.finish();
+    }
+    started
+}
+
+impl Running {
+    fn poll(&mut self) {
+        if self.left == 0 {
+            return;
+        }
+        for (slot, result) in self.tickets.iter_mut().zip(&mut self.results) {
+            if let Some(ticket) = slot
+                && let Some(ended) = ticket.poll()
+            {
+                *slot = None;
+                *result = Some(ended);
+                self.left -= 1;
+            }
+        }
+        if self.left == 0 {
+            self.finish();
+        }
+    }
+
+    fn finish(&mut self) {
+        // The stream first: whoever learns of the end may ask it.
+        drop(self.gate.take());
+        let results = std::mem::take(&mut self.results).into_iter().flatten().collect();
+        *self.shared.results.lock() = Some(results);
+        self.shared.arrived.notify_all();
+    }
+}

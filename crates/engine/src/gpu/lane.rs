@@ -1,0 +1,207 @@
+//! One queue pair that the GPU drives: its memory, and its life on the controller.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use gcos_cuda::{DeviceBuffer, DeviceMemory, GpuError};
+use gcos_hw::{OutOfBounds, order_stores};
+use gcos_layout::gpu::{QueuePair, flag, outcome};
+use gcos_layout::nvme::{CQE_BYTES, SQE_BYTES};
+use gcos_nvme::{Controller, LentQueuePair, NvmeError};
+use parking_lot::Mutex;
+
+use super::bell::Bell;
+use super::plan::Limits;
+
+const PAGE: usize = 4096;
+
+/// Why a queue pair cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum LaneError {
+    #[error(transparent)]
+    Nvme(#[from] NvmeError),
+    #[error(transparent)]
+    Memory(#[from] OutOfBounds),
+    #[error("the doorbells of queue pair {qid} lie outside the registers that the GPU reaches")]
+    Doorbells { qid: u16 },
+    #[error("the controller could not be stopped: it may still reach the queue pair's memory")]
+    Stuck,
+}
+
+/// Where things are in a lane's memory.
+#[derive(Debug, Clone, Copy)]
+struct Layout {
+    cq: usize,
+    lists: usize,
+    record: usize,
+    bytes: usize,
+}
+
+impl Layout {
+    fn new(entries: u32) -> Self {
+        let entries = entries as usize;
+        let cq = (entries * SQE_BYTES).next_multiple_of(PAGE);
+        let lists = cq + (entries * CQE_BYTES).next_multiple_of(PAGE);
+        let record = lists + entries * PAGE;
+        Self { cq, lists, record, bytes: record + QueuePair::BYTES.next_multiple_of(256) }
+    }
+}
+
+/// A queue pair's place. The pair in it comes and goes with resets and faults.
+#[derive(Debug)]
+pub(super) struct Lane {
+    index: usize,
+    entries: u32,
+    nsid: u32,
+    limits: Limits,
+    layout: Layout,
+    pair: Mutex<Pair>,
+    // After the pair, which lies in it.
+    memory: DeviceBuffer,
+}
+
+#[derive(Debug, Default)]
+struct Pair {
+    lent: Option<LentQueuePair>,
+    /// The GPU's record says that it must not be used any more.
+    broken: bool,
+    /// The controller may reach its memory for ever.
+    stuck: bool,
+}
+
+impl Pair {
+    fn is_current(&self) -> bool {
+        self.lent.as_ref().is_some_and(LentQueuePair::is_current)
+    }
+
+    fn is_usable(&self) -> bool {
+        !self.broken && !self.stuck && self.is_current()
+    }
+}
+
+impl Lane {
+    /// Takes memory for a pair; the pair itself is made when it is first needed.
+    pub(super) fn new(
+        index: usize,
+        memory: &Arc<DeviceMemory>,
+        entries: u32,
+        nsid: u32,
+        limits: Limits,
+    ) -> Result<Self, GpuError> {
+        let layout = Layout::new(entries);
+        let memory = memory.alloc(layout.bytes, PAGE)?;
+        Ok(Self { index, entries, nsid, limits, layout, pair: Mutex::default(), memory })
+    }
+
+    /// Device address of the record of its pair.
+    pub(super) fn record_address(&self) -> u64 {
+        self.memory.device_address() + self.layout.record as u64
+    }
+
+    /// Device address of the submission queue.
+    pub(super) fn queue_address(&self) -> u64 {
+        self.memory.device_address()
+    }
+
+    /// Address of the submission queue in this process.
+    pub(super) fn queue_cpu_address(&self) -> usize {
+        let (memory, offset) = self.memory.dma().memory();
+        memory.address() + offset
+    }
+
+    /// Whether the pair can be used as it is. Not while somebody makes or deletes it.
+    pub(super) fn is_ready(&self) -> bool {
+        self.pair.try_lock().is_some_and(|pair| pair.is_usable())
+    }
+
+    /// Whether there is no pair for the kernels that are in flight: it was deleted, or a controller reset
+    /// has ended it.
+    pub(super) fn is_lost(&self) -> bool {
+        self.pair.try_lock().is_some_and(|pair| !pair.is_current())
+    }
+
+    /// Makes the pair anew, unless it can be used: whether it was made. No kernel may be using the lane.
+    pub(super) fn make(
+        &self,
+        controller: &Arc<Controller>,
+        bell: &Bell,
+    ) -> Result<bool, LaneError> {
+        let mut pair = self.pair.lock();
+        if pair.stuck {
+            return Err(LaneError::Stuck);
+        }
+        if pair.is_usable() {
+            return Ok(false);
+        }
+        self.end(&mut pair, bell)?;
+        let memory = self.memory.dma();
+        let sq = memory.slice(0, self.layout.cq)?;
+        let cq = memory.slice(self.layout.cq, self.layout.lists - self.layout.cq)?;
+        for entry in 0..self.entries as usize {
+            cq.write(entry * CQE_BYTES, &[0; CQE_BYTES])?;
+        }
+        order_stores();
+        let lent = controller.lend_queue_pair(sq, cq, self.entries)?;
+        let qid = lent.qid();
+        let doorbells = bell.attach(self.index, lent.doorbells());
+        let (sq_doorbell, cq_doorbell) = doorbells.ok_or(LaneError::Doorbells { qid })?;
+        let base = self.memory.device_address();
+        let record = QueuePair {
+            sq: base,
+            cq: base + self.layout.cq as u64,
+            sq_doorbell,
+            cq_doorbell,
+            lists: base + self.layout.lists as u64,
+            lists_iova: memory.iova() + self.layout.lists as u64,
+            tickets: 0,
+            entries: self.entries,
+            list_pages: 1,
+            nsid: self.nsid,
+            lba_shift: self.limits.lba_shift,
+            flags: if self.limits.sgl { flag::QUEUE_SGL } else { 0 },
+            max_transfer: u32::try_from(self.limits.max_transfer).unwrap_or(u32::MAX),
+            sq_tail: 0,
+            cq_head: 0,
+            phase: 1,
+            broken: 0,
+        };
+        memory.write(self.layout.record, &record.to_bytes())?;
+        // The record is in the GPU's memory before a kernel is told of it.
+        order_stores();
+        *pair = Pair { lent: Some(lent), broken: false, stuck: false };
+        Ok(true)
+    }
+
+    fn broken_at(&self) -> usize {
+        self.layout.record + std::mem::offset_of!(QueuePair, broken)
+    }
+
+    /// Whether the kernel has left the pair broken, by the GPU's own record. All shares on it have ended.
+    pub(super) fn is_broken_on_gpu(&self) -> bool {
+        self.memory.dma().load_u32(self.broken_at(), Ordering::Acquire) != Ok(0)
+    }
+
+    /// Deletes the pair: when this returns `Ok` the controller reaches no memory through it any more.
+    /// Kernels that are still to come find it broken in the GPU's record, or are told to give up.
+    pub(super) fn delete(&self, bell: &Bell) -> Result<(), LaneError> {
+        let mut pair = self.pair.lock();
+        if pair.stuck {
+            return Err(LaneError::Stuck);
+        }
+        pair.broken = true;
+        // The kernel has said so itself where one has; kernels that are still to come must not ring.
+        self.memory.dma().store_u32(self.broken_at(), outcome::ABORTED, Ordering::Release)?;
+        order_stores();
+        self.end(&mut pair, bell)
+    }
+
+    fn end(&self, pair: &mut Pair, bell: &Bell) -> Result<(), LaneError> {
+        bell.detach(self.index);
+        if let Some(lent) = pair.lent.take() {
+            pair.stuck = true;
+            lent.end()?;
+            pair.stuck = false;
+        }
+        Ok(())
+    }
+}
