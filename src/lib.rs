@@ -36,6 +36,7 @@ pub use gcos_store::{
 pub use version::version;
 
 pub use gcos_check as check;
+pub use gcos_cuda as cuda;
 pub use gcos_emulator as emulator;
 pub use gcos_engine as engine;
 pub use gcos_hw as hw;

@@ -390,6 +390,25 @@ fn root_is_told_that_the_limit_of_the_user_counts() {
 }
 
 #[test]
+fn who_may_ring_doorbells_from_a_gpu_is_told() {
+    let machine = healthy();
+    let before = check(&machine, "gpu_doorbells");
+    assert_eq!(before["status"], "missing");
+    assert!(before["cure"].as_str().unwrap().contains("PeerMappingOverride=1"), "{before}");
+    assert_eq!(before["usable"], true);
+    machine.write("proc/driver/nvidia/params", "RegistryDwords: \"PeerMappingOverride=1\"\n");
+    assert_eq!(check(&machine, "gpu_doorbells")["status"], "ok");
+    machine.write("proc/driver/nvidia/params", "RegistryDwords: \"\"\n");
+    assert_eq!(check(&machine, "gpu_doorbells")["status"], "missing");
+    machine.write("proc/self/status", "Name: gcos\nCapEff:\t0000000000200000\n");
+    assert_eq!(check(&machine, "gpu_doorbells")["status"], "ok");
+    assert_eq!(check(&machine, "gdrcopy")["status"], "missing");
+    machine.write("dev/gdrdrv", "");
+    machine.write("usr/lib/x86_64-linux-gnu/libgdrapi.so.2", "");
+    assert_eq!(check(&machine, "gdrcopy")["status"], "ok");
+}
+
+#[test]
 fn libraries_and_records_of_a_gpu_machine_are_found_where_they_are() {
     let machine = healthy();
     let nvrm = "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.159.04  Release\n";

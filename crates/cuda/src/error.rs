@@ -120,7 +120,7 @@ pub enum GpuError {
         cure: String,
         /// The refusal.
         #[source]
-        source: CudaCall,
+        source: Box<CudaCall>,
     },
     /// An address is no memory that may be used on this GPU.
     #[error("GPU {ordinal}: {len} bytes at {address:#x}: {reason}")]

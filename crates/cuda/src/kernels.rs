@@ -6,7 +6,7 @@ use crate::{Gpu, GpuError, Stream};
 mod built;
 mod cuda;
 
-pub use built::{BuiltKernel, built_kernels};
+pub use built::{BuiltKernel, built_kernels, kernel_compiler};
 use cuda::CudaKernels;
 
 /// How many threads run a kernel.

@@ -39,7 +39,9 @@ pub use event::Event;
 pub use foreign::ForeignMemory;
 pub use gate::Gate;
 pub use gpu::{Gpu, MemoryInfo, gpus};
-pub use kernels::{BuiltKernel, KernelAttributes, Kernels, LaunchShape, built_kernels};
+pub use kernels::{
+    BuiltKernel, KernelAttributes, Kernels, LaunchShape, built_kernels, kernel_compiler,
+};
 pub use memory::{
     DeviceBuffer, DeviceMemory, DeviceSlice, MemoryOptions, MemoryStats, Probe, Refusal, Rung,
 };

@@ -95,7 +95,7 @@ fn refused(error: GpuError, what: &'static str, flags: u32) -> GpuError {
              disk cannot be held"
         }
     };
-    GpuError::NotReachable { ordinal, what, cure: cure.to_owned(), source }
+    GpuError::NotReachable { ordinal, what, cure: cure.to_owned(), source: Box::new(source) }
 }
 
 impl Drop for Registration {

@@ -1,4 +1,7 @@
-//! GPU, Vulkan and cuFile: what is found, without running any of it.
+//! GPU, Vulkan and cuFile. On this machine GPUs are opened and tried out; of the rest, and on a machine that
+//! tests made of files, it is said what is found.
+
+mod live;
 
 use std::env;
 use std::path::PathBuf;
@@ -9,7 +12,48 @@ use super::check::Check;
 use super::libraries;
 
 pub(super) fn checks(sysfs: &Sysfs) -> Vec<Check> {
-    vec![driver(sysfs), cuda(sysfs), vulkan(sysfs), cufile(sysfs), nvidia_fs(sysfs), udev(sysfs)]
+    let mut checks = vec![driver(sysfs), cuda(sysfs), vulkan(sysfs), gdrcopy(sysfs)];
+    if sysfs.is_machine() {
+        checks.extend(live::checks(sysfs));
+    }
+    checks.extend([doorbells(sysfs), cufile(sysfs), nvidia_fs(sysfs), udev(sysfs)]);
+    checks
+}
+
+fn gdrcopy(sysfs: &Sysfs) -> Check {
+    let check = Check::optional("gdrcopy", "another way to GPU memory; not made use of yet");
+    let library = libraries::find(sysfs, "libgdrapi.so.2");
+    match (sysfs.exists("dev/gdrdrv"), library) {
+        (true, Some(path)) => check.ok(format!("found /dev/gdrdrv and {}", path.display())),
+        (true, None) => check.missing("found /dev/gdrdrv, no libgdrapi.so.2", "none is needed"),
+        (false, _) => check.missing("no /dev/gdrdrv", "none is needed where Vulkan works"),
+    }
+}
+
+/// Bit of CAP_SYS_ADMIN.
+const CAP_SYS_ADMIN: u32 = 21;
+
+/// Whether the GPU may ring a drive's doorbells itself. Without a drive only the conditions are known.
+fn doorbells(sysfs: &Sysfs) -> Check {
+    let check = Check::optional(
+        "gpu_doorbells",
+        "with them a GPU rings a drive's doorbells itself; without, a host thread passes them on. Whether \
+         the driver agrees is known with a drive",
+    );
+    let params = sysfs.text("proc/driver/nvidia/params").unwrap_or_default();
+    if params.contains("PeerMappingOverride=1") {
+        return check.ok("the NVIDIA driver has PeerMappingOverride=1");
+    }
+    let status = sysfs.text("proc/self/status").unwrap_or_default();
+    let capabilities = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let capabilities = capabilities.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok());
+    match capabilities.is_some_and(|bits| bits & (1 << CAP_SYS_ADMIN) != 0) {
+        true => check.ok("this process has CAP_SYS_ADMIN"),
+        false => check.missing(
+            "neither CAP_SYS_ADMIN nor PeerMappingOverride=1",
+            "options nvidia NVreg_RegistryDwords=\"PeerMappingOverride=1\" in /etc/modprobe.d, or run as root",
+        ),
+    }
 }
 
 fn driver(sysfs: &Sysfs) -> Check {

@@ -24,7 +24,8 @@ pub fn built_kernels() -> &'static [BuiltKernel] {
 }
 
 /// Version of the CUDA compiler that compiled them, such as `13.0`; empty without kernels.
-pub(super) fn compiler() -> &'static str {
+#[must_use]
+pub fn kernel_compiler() -> &'static str {
     COMPILER
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use cudarc::driver::sys;
 use parking_lot::Mutex;
 
-use super::built::{built_kernels, compiler, modules};
+use super::built::{built_kernels, kernel_compiler, modules};
 use super::{KernelAttributes, LaunchShape, same_records};
 use crate::{Gpu, GpuError, Stream};
 
@@ -265,7 +265,7 @@ fn not_loaded(gpu: &Gpu, name: &str, error: GpuError) -> GpuError {
     let reason = format!(
         "{source}: those of {name}.cu were compiled with CUDA {} for compute capability 8.0 and later, the \
          driver of {} offers CUDA {}; update the driver, or build with an older CUDA compiler",
-        compiler(),
+        kernel_compiler(),
         gpu.name(),
         gpu.driver_version().unwrap_or_default(),
     );

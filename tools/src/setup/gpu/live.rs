@@ -1,0 +1,237 @@
+//! What GPUs do when they are asked: opened, written to, and seen to answer.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use gcos::cuda::{
+    Gpu, GpuError, Kernels, LaunchShape, Pinned, Probe, Rung, Stream, built_kernels, gpus,
+    kernel_compiler,
+};
+use gcos::hw::pci::Sysfs;
+use gcos::layout::gpu::{Batch, layout_hash};
+
+use super::Check;
+
+/// Longest wait for a GPU that does next to nothing.
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// Opens all GPUs, for as long as the checks take.
+pub(super) fn checks(sysfs: &Sysfs) -> Vec<Check> {
+    let check = Check::optional("gpu", "KV cache in GPU memory, and queues that a GPU drives");
+    let opened = gpus().and_then(|count| (0..count).map(Gpu::open).collect::<Result<Vec<_>, _>>());
+    let gpus = match opened {
+        Ok(gpus) if gpus.is_empty() => {
+            let cure = "none is needed; in a container, pass the GPU through";
+            return vec![check.missing("the CUDA driver shows no GPU", cure), kernels(&[])];
+        }
+        Ok(gpus) => gpus,
+        Err(error @ GpuError::NoDriver) => {
+            let cure = "none is needed without a GPU; with one, install the NVIDIA driver";
+            return vec![check.missing(chain(&error), cure), kernels(&[])];
+        }
+        Err(error) => {
+            let cure = "see that the driver works (nvidia-smi)";
+            return vec![check.warn(chain(&error), cure), kernels(&[])];
+        }
+    };
+    vec![device(sysfs, check, &gpus), memory(&gpus), host_memory(&gpus), kernels(&gpus)]
+}
+
+/// An error with its sources, in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        source = error.source();
+    }
+    text
+}
+
+fn gib(bytes: u64) -> String {
+    format!("{:.1} GiB", bytes as f64 / f64::from(1 << 30))
+}
+
+fn device(sysfs: &Sysfs, check: Check, gpus: &[Arc<Gpu>]) -> Check {
+    let mut found = Vec::new();
+    let mut small = false;
+    for gpu in gpus {
+        let told = gpu.memory_info().and_then(|memory| Ok((memory, gpu.pci_address()?)));
+        let (memory, place) = match told {
+            Ok(told) => told,
+            Err(error) => {
+                return check.warn(chain(&error), "see that the driver works (nvidia-smi)");
+            }
+        };
+        let place = place.unwrap_or_default();
+        let bar1 = bar1_bytes(sysfs, &place);
+        small |= bar1.is_some_and(|bytes| bytes < memory.total_bytes);
+        found.push(format!(
+            "GPU {}: {} at {place}, CUDA {}, {} of {} free, BAR1 {}",
+            gpu.ordinal(),
+            gpu.name(),
+            gpu.driver_version().unwrap_or_default(),
+            gib(memory.free_bytes),
+            gib(memory.total_bytes),
+            bar1.map_or("unknown".to_owned(), gib),
+        ));
+    }
+    let found = found.join("; ");
+    match small {
+        true => check.warn(
+            format!("{found}: BAR1 is smaller than the memory, so windows into it are limited"),
+            "switch on Above 4G Decoding and Resizable BAR in the firmware",
+        ),
+        false => check.ok(found),
+    }
+}
+
+/// Length of the second region, through which the CPU and drives reach the memory.
+fn bar1_bytes(sysfs: &Sysfs, place: &str) -> Option<u64> {
+    let text = sysfs.text(format!("sys/bus/pci/devices/{place}/resource"))?;
+    let mut words = text.lines().nth(1)?.split_whitespace();
+    let mut number = || u64::from_str_radix(words.next()?.strip_prefix("0x")?, 16).ok();
+    let (start, end) = (number()?, number()?);
+    (start > 0).then(|| end - start + 1)
+}
+
+fn memory(gpus: &[Arc<Gpu>]) -> Check {
+    let check = Check::optional(
+        "gpu_memory",
+        "where blocks for a GPU lie: a window into its memory is best; without one, they go through host \
+         memory",
+    );
+    let mut found = Vec::new();
+    let mut cures = Vec::new();
+    for gpu in gpus {
+        match Probe::of(gpu) {
+            Ok(probe) => {
+                let place = format!("GPU {}: {}", gpu.ordinal(), probe.rung);
+                found.push(format!("{place}; GPU and CPU see each other's stores"));
+                if probe.rung == Rung::Staging {
+                    let whys = probe.refusals.iter();
+                    let whys = whys.map(|why| format!("{}: {}", why.rung.name(), why.reason));
+                    cures.push(whys.collect::<Vec<_>>().join("; or "));
+                }
+            }
+            Err(error) => {
+                found.push(format!("GPU {}: none", gpu.ordinal()));
+                cures.push(chain(&error));
+            }
+        }
+    }
+    match cures.is_empty() {
+        true => check.ok(found.join("; ")),
+        false => {
+            check.warn(found.join("; "), format!("mend what is refused: {}", cures.join("; ")))
+        }
+    }
+}
+
+/// The GPU stores to host memory, in the order of a stream.
+fn try_host_memory(gpu: &Arc<Gpu>) -> Result<(), GpuError> {
+    const WORD: u32 = 0x5AFE_C0DE;
+    let pinned = Pinned::new(gpu, 1 << 16)?;
+    let stream = Stream::new(gpu)?;
+    stream.write_word(&pinned.slice(4096, 4)?, WORD)?;
+    stream.synchronize(DEADLINE)?;
+    let mut seen = [0; 4];
+    let read = pinned.memory().read(4096, &mut seen);
+    if read.is_ok() && u32::from_ne_bytes(seen) == WORD {
+        return Ok(());
+    }
+    let reason = "the CPU does not see what the GPU stored to host memory".to_owned();
+    Err(GpuError::Stream { ordinal: gpu.ordinal(), reason })
+}
+
+fn host_memory(gpus: &[Arc<Gpu>]) -> Check {
+    let check =
+        Check::optional("gpu_host_memory", "status words that a GPU writes and the host reads");
+    for gpu in gpus {
+        if let Err(error) = try_host_memory(gpu) {
+            let cure = "raise the limit of locked memory (ulimit -l); the GPU reaches none without";
+            return check.warn(chain(&error), cure);
+        }
+    }
+    check.ok("the GPU stores to host memory and the CPU sees it")
+}
+
+/// An empty batch: the kernel starts and ends.
+fn try_kernels(gpu: &Arc<Gpu>) -> Result<(), GpuError> {
+    let kernels = Kernels::load(gpu)?;
+    let stream = Stream::new(gpu)?;
+    let words = Pinned::new(gpu, 4096)?;
+    let batch = Batch {
+        abort: words.device_address(),
+        done: words.device_address() + 64,
+        statuses: words.device_address() + 128,
+        budget_ns: 1_000_000_000,
+        ..Batch::default()
+    };
+    let shape = LaunchShape { grid: 1, block: 32, shared_bytes: 0 };
+    kernels.launch(&stream, "gcos_io", shape, &batch.to_bytes())?;
+    stream.keep(words);
+    stream.synchronize(DEADLINE)
+}
+
+fn kernels(gpus: &[Arc<Gpu>]) -> Check {
+    let check = Check::optional(
+        "gpu_kernels",
+        "device code in this program, with which a GPU drives queues",
+    );
+    let built = built_kernels();
+    if built.is_empty() {
+        return check.missing(
+            "built without them",
+            "build where nvcc is found (GCOS_NVCC, CUDA_HOME, PATH, kernels/fetch-compiler)",
+        );
+    }
+    let distinct = |of: fn(&gcos::cuda::BuiltKernel) -> &'static str| {
+        let mut all: Vec<_> = built.iter().map(of).collect();
+        all.sort_unstable();
+        all.dedup();
+        all.join(", ")
+    };
+    let found = format!(
+        "{} for {}, compiled with CUDA {}, records {:016x}",
+        distinct(|kernel| kernel.name),
+        distinct(|kernel| kernel.target),
+        kernel_compiler(),
+        layout_hash(),
+    );
+    for gpu in gpus {
+        if let Err(error) = try_kernels(gpu) {
+            return check.warn(found, format!("GPU {}: {}", gpu.ordinal(), chain(&error)));
+        }
+    }
+    check.ok(if gpus.is_empty() { found } else { format!("{found}; loaded and run") })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_second_region_of_a_gpu_is_measured() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = root.path().join("sys/bus/pci/devices/0000:1b:00.0");
+        std::fs::create_dir_all(&folder).unwrap();
+        let text = "0x00000000f0000000 0x00000000f0ffffff 0x0000000000040200\n\
+                    0x0000380000000000 0x00003bffffffffff 0x000000000014220c\n";
+        std::fs::write(folder.join("resource"), text).unwrap();
+        let sysfs = Sysfs::new(root.path());
+        assert_eq!(bar1_bytes(&sysfs, "0000:1b:00.0"), Some(4 << 40));
+        assert_eq!(bar1_bytes(&sysfs, "0000:1c:00.0"), None);
+    }
+
+    #[test]
+    fn a_machine_without_a_gpu_is_told_so_and_what_is_built_in() {
+        let checks = checks(&Sysfs::from_env());
+        assert!(checks.iter().all(|check| !check.is_fatal()));
+        assert_eq!(checks.first().map(|check| check.id), Some("gpu"));
+        let kernels = checks.iter().find(|check| check.id == "gpu_kernels").unwrap();
+        let expected = if built_kernels().is_empty() { "built without" } else { "gcos_io" };
+        assert!(kernels.found.contains(expected), "{}", kernels.found);
+    }
+}
