@@ -1,6 +1,6 @@
 // Kernels that drive NVMe queue pairs.
 #include "gcos/abi.h"
-#include "gcos/block.h"
+#include "gcos/batch.h"
 #include "gcos/module.h"
 #include "gcos/platform.h"
 
@@ -9,4 +9,10 @@
 GCOS_KERNEL gcos_io(gcos::Batch batch) {
   GCOS_SHARED(gcos::BlockShared, shared);
   gcos::run_batch(batch, gcos::block_index(), gcos::grid_blocks(), shared, gcos::NoProbe{});
+}
+
+// Carries out a batch whose shares may name the same queue pair, and pairs that other launches use at the same
+// time. For many small commands of many streams; a pair of one's own is faster.
+GCOS_KERNEL gcos_io_shared(gcos::Batch batch) {
+  gcos::run_shared_batch(batch, gcos::block_index(), gcos::grid_blocks(), gcos::NoProbe{});
 }

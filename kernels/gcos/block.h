@@ -142,7 +142,7 @@ GCOS_DEVICE std::uint32_t make_trips(const Batch& batch, const Share& share, con
     const bool fresh = looking && completion.phase() == (now.phase ^ (turned ? 1u : 0u));
     const Agreement agreed = agree(shared, trip, fresh, fits, bad);
 
-    if (me == 0 && trip % kCheckTrips == 0) {
+    if (me == 0 && trip % kCheckTrips == kCheckTrips - 1) {
       const std::uint32_t verdict = limit.check();
       if (verdict != kGoOn) store_relaxed<Scope::kBlock>(&shared.verdict, verdict);
     }
@@ -197,14 +197,17 @@ GCOS_DEVICE void run_share(const Batch& batch, const Share& share, const Limit& 
   const Pair pair = pair_of(record);
   detail::Progress now{0, 0, record.sq_tail, record.cq_head, record.phase};
   const bool usable = record.broken == 0 && drivable(pair);
-  if (thread_index() == 0) store_relaxed<Scope::kBlock>(&shared.verdict, kGoOn);
+  if (thread_index() == 0) {
+    store_relaxed<Scope::kBlock>(&shared.verdict, usable ? limit.check() : kNotStarted);
+  }
   if (usable) {
     for (std::uint32_t slot = thread_index(); slot < pair.entries; slot += block_threads()) {
       store_relaxed<Scope::kBlock>(&shared.in_slot[slot], 0u);
     }
   }
   sync_block();
-  if (!usable) {
+  if (load_relaxed<Scope::kBlock>(&shared.verdict) != kGoOn) {
+    // Nothing was posted, so the pair is as it was.
     for (std::uint32_t i = thread_index(); i < share.count; i += block_threads()) {
       conclude(batch, share.first + i, outcome(kNotStarted));
     }
@@ -221,23 +224,6 @@ GCOS_DEVICE void run_share(const Batch& batch, const Share& share, const Limit& 
   record.cq_head = now.head;
   record.phase = now.phase;
   record.broken = verdict;
-}
-
-// The shares of a batch, block by block. `block` of `blocks` takes every `blocks`-th share.
-template <class Probe>
-GCOS_DEVICE void run_batch(const Batch& batch, std::uint32_t block, std::uint32_t blocks,
-                           BlockShared& shared, const Probe& probe) {
-  const Limit limit = limit_of(batch);
-  for (std::uint32_t s = block; s < batch.share_count; s += blocks) {
-    const Share share = at<const Share>(batch.shares)[s];
-    if (share.first <= batch.command_count && share.count <= batch.command_count - share.first) {
-      run_share(batch, share, limit, shared, probe);
-    }
-    sync_block();
-    if (thread_index() == 0) {
-      fetch_add_release<Scope::kSystem>(at<std::uint32_t>(batch.done), 1u);
-    }
-  }
 }
 
 }  // namespace gcos

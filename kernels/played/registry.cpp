@@ -10,6 +10,7 @@
 
 extern "C" {
 void gcos_io(gcos::Batch);
+void gcos_io_shared(gcos::Batch);
 void gcos_checksum(gcos::ChecksumBatch);
 void gcos_copy(gcos::CopyBatch);
 void gcos_paged_copy(gcos::PagedBatch);
@@ -38,6 +39,7 @@ constexpr Kernel kernel(const char* name) {
 
 constexpr Kernel kKernels[] = {
     kernel<gcos::Batch, gcos_io>("gcos_io"),
+    kernel<gcos::Batch, gcos_io_shared>("gcos_io_shared"),
     kernel<gcos::ChecksumBatch, gcos_checksum>("gcos_checksum"),
     kernel<gcos::CopyBatch, gcos_copy>("gcos_copy"),
     kernel<gcos::PagedBatch, gcos_paged_copy>("gcos_paged_copy"),

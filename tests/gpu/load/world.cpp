@@ -46,7 +46,7 @@ void World::make_pair(std::uint32_t index) {
   pair.cq_doorbell = base_ + place(4, 128);
   pair.lists = base_ + place(4096ull * s.entries * s.list_pages, 4096);
   pair.lists_iova = pair.lists;
-  pair.tickets = base_ + place(256 + 8ull * s.entries, 128);
+  pair.tickets = base_ + place(256 + 16ull * s.entries, 128);
   pair.entries = s.entries;
   pair.list_pages = s.list_pages;
   pair.nsid = kNsid;
@@ -165,7 +165,7 @@ bool World::run(const char* kernel, std::uint32_t threads, std::uint64_t budget_
   for (std::uint32_t i = 0; i < shape_.pairs; ++i) {
     models_[i].abort = batch.abort;
     models_[i].done = batch.done;
-    models_[i].done_at = batch.share_count;
+    models_[i].done_at = rest ? 0 : batch.share_count;
     put(models_at_ + i * sizeof(Model), models_[i]);
     put(pairs_at_ + 128ull * i, pairs_[i]);
   }

@@ -70,7 +70,10 @@ class World {
   }
   bool ended(std::uint32_t index) const { return (statuses_[index] & gcos::kOutcomeDone) != 0; }
   std::uint32_t done() const { return done_; }
+  // Whether the next run begins with the abort flag raised.
   bool raise_abort = false;
+  // Whether the controllers do nothing in the next run.
+  bool rest = false;
 
   // Whether the data of a command is the same in memory and on its pair's medium.
   bool moved(std::uint32_t index) const;

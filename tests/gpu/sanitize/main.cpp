@@ -9,7 +9,10 @@
 #include "../load/cases.h"
 #include "played/team.h"
 
-extern "C" void gcos_io(gcos::Batch);
+extern "C" {
+void gcos_io(gcos::Batch);
+void gcos_io_shared(gcos::Batch);
+}
 
 namespace {
 
@@ -33,8 +36,9 @@ class Played : public gcos_test::Backend {
       servers.emplace_back(
           [model = gcos::at<Model>(models) + i] { gcos_test::Server<1>(*model).run(); });
     }
-    const bool known = std::strcmp(kernel, "gcos_io") == 0;
-    const bool ran = known && gcos::played::run(grid, block, [&] { gcos_io(batch); });
+    const bool shared = std::strcmp(kernel, "gcos_io_shared") == 0;
+    const auto entry = shared ? gcos_io_shared : gcos_io;
+    const bool ran = gcos::played::run(grid, block, [&] { entry(batch); });
     for (std::thread& server : servers) server.join();
     return ran;
   }

@@ -1,10 +1,10 @@
 //! Queue pairs and what is done with them.
 
-/// Bytes of memory that [`QueuePair::tickets`] points to: two lines of 128 bytes for the counters, then two
-/// words of 32 bits for each of `entries` slots.
+/// Bytes of memory that [`QueuePair::tickets`] points to: two lines of 128 bytes for the counters, then
+/// 16 bytes for each of `entries` slots.
 #[must_use]
 pub const fn ticket_bytes(entries: u32) -> u64 {
-    256 + 8 * entries as u64
+    256 + 16 * entries as u64
 }
 
 records! {
