@@ -4,6 +4,7 @@ use cudarc::driver::{CudaContext, DriverError, result, sys};
 use parking_lot::Mutex;
 
 use crate::bounce::Bounce;
+use crate::gdr::Gdr;
 #[cfg(feature = "played")]
 use crate::played::Played;
 use crate::vulkan::VulkanGpu;
@@ -40,6 +41,7 @@ pub(crate) struct Cuda {
     pub(crate) context: Arc<CudaContext>,
     driver_version: i32,
     vulkan: Mutex<Option<Arc<VulkanGpu>>>,
+    gdr: Mutex<Option<Arc<Gdr>>>,
 }
 
 /// How much memory a GPU has.
@@ -115,8 +117,8 @@ impl Gpu {
         let uuid = result::device::get_uuid(device).map_err(fail("cuDeviceGetUuid"))?;
         let uuid = uuid.bytes.map(|byte| byte as u8);
         let bounce = Bounce::new(Arc::clone(&context), ordinal);
-        let vulkan = Mutex::new(None);
-        let kind = Kind::Cuda(Cuda { bounce, context, driver_version, vulkan });
+        let (vulkan, gdr) = (Mutex::new(None), Mutex::new(None));
+        let kind = Kind::Cuda(Cuda { bounce, context, driver_version, vulkan, gdr });
         Ok(Arc::new(Self { kind, ordinal, name, uuid }))
     }
 
@@ -160,6 +162,16 @@ impl Gpu {
         match &*vulkan {
             Some(gpu) => Ok(Arc::clone(gpu)),
             None => Ok(Arc::clone(vulkan.insert(VulkanGpu::open(self.uuid)?))),
+        }
+    }
+
+    /// GDRCopy, asked for when it is first needed.
+    pub(crate) fn gdr(&self) -> Result<Arc<Gdr>, String> {
+        let Some(cuda) = self.cuda() else { return Err("a played GPU has no GDRCopy".to_owned()) };
+        let mut gdr = cuda.gdr.lock();
+        match &*gdr {
+            Some(gdr) => Ok(Arc::clone(gdr)),
+            None => Ok(Arc::clone(gdr.insert(Gdr::open()?))),
         }
     }
 

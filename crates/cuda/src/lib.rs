@@ -19,6 +19,7 @@ mod error;
 mod event;
 mod foreign;
 mod gate;
+mod gdr;
 mod gpu;
 mod kept;
 mod kernels;

@@ -33,6 +33,9 @@ enum StreamKind {
     Played(Arc<Worker>),
 }
 
+/// The driver's name for another stream in each thread: it cannot be asked from elsewhere.
+const PER_THREAD: u64 = 2;
+
 #[derive(Debug)]
 struct CudaStream {
     handle: sys::CUstream,
@@ -122,6 +125,9 @@ impl Stream {
             expected,
             got: raw,
         };
+        if raw == PER_THREAD {
+            return Err(foreign("one stream, not the default stream of each thread"));
+        }
         match gpu.kind() {
             Kind::Cuda(cuda) => {
                 let handle = raw as usize as sys::CUstream;
@@ -236,7 +242,7 @@ impl Stream {
     pub fn keep<T: Send + 'static>(&self, held: T) {
         match &self.inner.kind {
             StreamKind::Cuda(stream) => match Event::record(self.gpu(), stream.handle) {
-                Ok(event) => kept::keep(event, Box::new(held)),
+                Ok(event) => kept::keep(self.raw(), event, Box::new(held)),
                 Err(error) => {
                     tracing::debug!(%error, "memory of a stream is kept for good");
                     std::mem::forget(held);

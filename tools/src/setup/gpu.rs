@@ -21,7 +21,7 @@ pub(super) fn checks(sysfs: &Sysfs) -> Vec<Check> {
 }
 
 fn gdrcopy(sysfs: &Sysfs) -> Check {
-    let check = Check::optional("gdrcopy", "another way to GPU memory; not made use of yet");
+    let check = Check::optional("gdrcopy", "another way to GPU memory, where Vulkan gives none");
     let library = libraries::find(sysfs, "libgdrapi.so.2");
     match (sysfs.exists("dev/gdrdrv"), library) {
         (true, Some(path)) => check.ok(format!("found /dev/gdrdrv and {}", path.display())),

@@ -1,17 +1,17 @@
 use std::fmt;
-use std::path::Path;
 use std::sync::Arc;
 
 use gcos_hw::{DmaBuffer, DmaSpace, SharedMemory};
 
-use crate::{Gpu, GpuError, Pinned, VramWindow};
+use crate::{Gpu, GpuError, Pinned, VramWindow, gdr};
 
 /// Where memory for the GPU and drives lies, and by what means both reach it. The best comes first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Rung {
     /// GPU memory through a window that Vulkan maps: see [`VramWindow`].
     Window,
-    /// GPU memory through the kernel module of GDRCopy. Found out, and not yet made use of.
+    /// GPU memory through the kernel module of GDRCopy, which maps it. Never run with the real module so
+    /// far: see `src/gdr.rs`.
     GdrCopy,
     /// Host memory that the GPU reaches over the bus.
     Staging,
@@ -140,10 +140,8 @@ impl Place {
                 Self { memory, device_address, _pinned: None }
             }
             Rung::GdrCopy => {
-                return Err(GpuError::NoWindow {
-                    ordinal: gpu.ordinal(),
-                    reason: gdrcopy(gpu, Path::new("/dev/gdrdrv")),
-                });
+                let (memory, device_address) = gdr::window(gpu, len)?;
+                Self { memory, device_address, _pinned: None }
             }
             Rung::Staging => {
                 let pinned = Pinned::new(gpu, len)?;
@@ -190,16 +188,5 @@ impl Place {
         let ordinal = gpu.ordinal();
         let adopted = space.adopt(Arc::clone(&self.memory));
         adopted.map_err(|source| GpuError::Memory { ordinal, source })
-    }
-}
-
-/// Why GDRCopy is not used.
-fn gdrcopy(gpu: &Gpu, device: &Path) -> String {
-    if gpu.is_played() {
-        return "a played GPU has no GDRCopy".to_owned();
-    }
-    match device.exists() {
-        true => format!("{} is there, but is not made use of yet", device.display()),
-        false => format!("there is no {}: the module of GDRCopy is not loaded", device.display()),
     }
 }

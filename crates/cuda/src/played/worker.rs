@@ -47,7 +47,8 @@ pub(crate) struct Mark {
 
 impl Worker {
     pub(crate) fn start(ordinal: usize) -> Result<Arc<Self>, GpuError> {
-        static NEXT: AtomicU64 = AtomicU64::new(1);
+        // Away from the numbers that mean something else to CUDA.
+        static NEXT: AtomicU64 = AtomicU64::new(0x1000);
         Self::start_as(NEXT.fetch_add(1, Ordering::Relaxed), ordinal)
     }
 

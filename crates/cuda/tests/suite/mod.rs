@@ -206,6 +206,9 @@ pub(crate) fn a_borrowed_stream_is_the_same_stream(gpu: &Arc<Gpu>) {
     // SAFETY: the default stream always lives.
     let default = unsafe { Stream::borrow(gpu, 0) }.unwrap();
     assert_eq!(default.raw(), Stream::default(gpu).unwrap().raw());
+    // SAFETY: nothing is done with it.
+    let per_thread = unsafe { Stream::borrow(gpu, 2) }.unwrap_err().to_string();
+    assert!(per_thread.contains("each thread"), "{per_thread}");
     let host = Pinned::new(gpu, 4096).unwrap();
     default.write_word(&host.slice(0, 4).unwrap(), 9).unwrap();
     default.synchronize(SOON).unwrap();
