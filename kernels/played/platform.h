@@ -12,6 +12,7 @@
 
 #define GCOS_DEVICE inline
 #define GCOS_KERNEL extern "C" void
+#define GCOS_MOST_THREADS(threads)
 #define GCOS_SHARED(Type, name) \
   Type& name = *static_cast<Type*>(::gcos::played::shared_object(sizeof(Type)))
 

@@ -16,8 +16,6 @@ std::uint32_t scrambled(std::uint32_t seed) {
 }
 
 constexpr std::uint32_t kNsid = 7;
-// Room for the commands, segments, shares and status words of one batch.
-constexpr std::size_t kBatchBytes = 1u << 20;
 
 }  // namespace
 
