@@ -61,6 +61,32 @@ const EDGES: &[Edges] = &[
     Edges { from: "gcos-tools", normal: &["gcos"], dev: &[] },
     // Test suites: programs, nothing depends on them.
     Edges {
+        from: "gcos-fuzz-targets",
+        normal: &[
+            "gcos",
+            "gcos-check",
+            "gcos-emulator",
+            "gcos-engine",
+            "gcos-hw",
+            "gcos-layout",
+            "gcos-nvme",
+            "gcos-store",
+        ],
+        dev: &[],
+    },
+    Edges {
+        from: "gcos-load-tests",
+        normal: &[
+            "gcos-check",
+            "gcos-emulator",
+            "gcos-engine",
+            "gcos-layout",
+            "gcos-nvme",
+            "gcos-store",
+        ],
+        dev: &[],
+    },
+    Edges {
         from: "gcos-hardware-tests",
         normal: &["gcos-check", "gcos-engine", "gcos-hw", "gcos-layout", "gcos-nvme", "gcos-store"],
         dev: &["gcos-emulator"],
