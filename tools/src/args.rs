@@ -148,11 +148,19 @@ pub(crate) struct FormatArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 What was found is grouped by kind, the worst first, with what to do next at the end; notes are legal
-states worth knowing. Nothing is written without --repair.
+states worth knowing. Nothing is written without --repair, and then only after a question on the
+terminal or with --yes. A pool in use is refused. A repair that was cut short is run again.
 
-Exit code 0: clean, or repaired. 1: damage was found and is still there.
+A drive that has lost its metadata gets back what the rest of it proves and what verifies. Objects of
+which only the header is left stay out: they may have been removed or replaced. --salvage brings them
+back too.
 
-Example: gcos fsck --data --repair")]
+Exit code 0: clean, or repaired. 1: damage was found and is still there. 2: not done, or not agreed to.
+
+Examples:
+  gcos fsck --data                 find everything
+  gcos fsck --repair --dry-run     what a repair would do
+  gcos fsck --data --repair --yes")]
 pub(crate) struct FsckArgs {
     /// Read every object and verify its checksums too
     #[arg(long)]
@@ -160,6 +168,15 @@ pub(crate) struct FsckArgs {
     /// Repair what can be repaired without inventing data
     #[arg(long)]
     pub(crate) repair: bool,
+    /// Say what --repair would do, and write nothing
+    #[arg(long, requires = "repair", conflicts_with = "yes")]
+    pub(crate) dry_run: bool,
+    /// Also bring back objects of which only the headers are left, removed ones among them
+    #[arg(long, requires = "repair")]
+    pub(crate) salvage: bool,
+    /// Do not ask
+    #[arg(long, short, requires = "repair")]
+    pub(crate) yes: bool,
 }
 
 #[derive(Debug, Args)]

@@ -75,7 +75,7 @@ fn a_repair_that_was_killed_can_be_done_again() {
     let damaged = place.path("damaged.img");
     std::fs::copy(place.path("pool.img"), &damaged).unwrap();
     place.run(&["fsck", "--data"]).expect(1);
-    let repair = ["fsck", "--data", "--repair"];
+    let repair = ["fsck", "--data", "--repair", "--yes"];
     let (whole, ran) = timed(&place, &repair);
     ran.expect(0);
     let mut in_the_middle = 0;

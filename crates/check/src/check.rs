@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use gcos_engine::Engine;
@@ -7,11 +7,11 @@ use crate::disk::Disk;
 use crate::drive::{Drive, uuid_text};
 use crate::findings::{Findings, Fix};
 use crate::metadata::Metadata;
-use crate::objects::Objects;
+use crate::objects::{Object, Objects, Orphans};
 use crate::pool::Pool;
 use crate::{
-    CheckError, CheckOptions, DriveReport, FindingCode, Phase, Progress, Report, data, metadata,
-    repair, superblock,
+    CheckError, CheckOptions, DriveReport, FindingCode, Phase, Progress, Report, data, headers,
+    metadata, repair, superblock,
 };
 
 /// Checks the pool on these drives, and repairs it if asked to. The drives must not be in use by a
@@ -28,12 +28,14 @@ pub fn check(
     if drives.is_empty() {
         return Err(CheckError::NoDrives);
     }
-    let mut run = Run { options, progress, findings: Findings::default(), report: report(drives) };
+    let findings = Findings::new(options.dry_run);
+    let mut run = Run { options, progress, findings, report: report(drives) };
     let members = run.superblocks(drives)?;
     if let Some(pool) = Pool::assemble(members, &mut run.findings) {
         run.pool(pool)?;
     }
-    let Run { findings, mut report, .. } = run;
+    let Run { mut findings, mut report, .. } = run;
+    report.actions = findings.take_actions();
     (report.findings, report.counts) = findings.finish();
     Ok(report)
 }
@@ -64,10 +66,12 @@ impl Run<'_> {
     ) -> Result<Vec<Drive<'a>>, CheckError> {
         let (mut members, total) = (Vec::new(), drives.len() as u64);
         for (position, engine) in drives.iter().enumerate() {
-            let disk = Disk::new(engine, self.options.io_deadline).map_err(|source| {
-                let (drive, what) = (engine.geometry().name.clone(), "allocating i/o memory");
-                CheckError::Disk { drive, what, source: Box::new(source) }
-            })?;
+            let disk = Disk::new(engine, self.options.io_deadline, self.options.dry_run).map_err(
+                |source| {
+                    let (drive, what) = (engine.geometry().name.clone(), "allocating i/o memory");
+                    CheckError::Disk { drive, what, source: Box::new(source) }
+                },
+            )?;
             if let Some(quorum) = superblock::examine(&disk, position, &mut self.findings)? {
                 members.push(Drive::new(position, disk, quorum));
             }
@@ -93,22 +97,75 @@ impl Run<'_> {
             return Ok(());
         }
         let mut metadata = self.metadata(&mut pool);
-        let mut objects = Objects::join(&mut metadata);
+        let lost: BTreeSet<u8> =
+            metadata.iter().filter(|(_, m)| m.lost.is_some()).map(|(&drive, _)| drive).collect();
+        let orphans = self.orphans(&pool, &metadata);
+        let mut objects = Objects::join(&mut metadata, orphans);
+        self.report.unproven = objects.unproven;
         let total = objects.list.len() as u64;
         self.step(Phase::Objects, 0, total);
         objects.place(&pool, &mut self.findings);
         self.step(Phase::Objects, total, total);
         let epoch = metadata.values().map(|m| m.epoch).max().unwrap_or(0).max(objects.epoch());
         self.epochs(&pool, epoch);
-        if self.options.data {
+        // What comes back without a checkpoint comes back only if all of it verifies.
+        let all = self.options.data;
+        let rebuilt = self.options.repair && !lost.is_empty();
+        if all || rebuilt {
             let (findings, progress) = (&mut self.findings, &mut *self.progress);
-            self.report.data_bytes_read = data::verify(&pool, &mut objects, findings, progress)?;
+            let wanted = |object: &Object| all || lost.contains(&object.source);
+            let read = data::verify(&pool, &mut objects, &wanted, findings, progress)?;
+            self.report.data_bytes_read = read;
         }
+        self.freeze_unread(&mut pool, &lost, &objects);
         if self.options.repair {
             self.repair(&mut pool, &metadata, &objects, epoch)?;
         }
         self.count(&objects);
         Ok(())
+    }
+
+    /// Looks for objects of which only the headers are left, on drives that have lost part of their
+    /// metadata, when a repair or the data are asked for.
+    fn orphans(&mut self, pool: &Pool<'_>, metadata: &BTreeMap<u8, Metadata>) -> Orphans {
+        let mut orphans = Orphans { salvage: self.options.salvage, ..Orphans::default() };
+        let incomplete = |m: &&Metadata| m.lost.is_some_and(|lost| !lost.complete);
+        if !self.options.repair && !self.options.data {
+            return orphans;
+        }
+        let epoch = metadata.values().map(|m| m.epoch).max().unwrap_or(0).max(pool.epoch());
+        for (&index, _) in metadata.iter().filter(|(_, m)| incomplete(m)) {
+            let Some(drive) = pool.drive(index) else { continue };
+            let found = headers::scan(drive, &pool.uuid, epoch, &mut *self.progress);
+            let known = metadata.get(&index).map_or(0, |m| m.keys.len());
+            let mut detail = format!(
+                "{} object headers in the data zone, {known} keys on record; the rest may have been \
+                 removed or replaced long ago and is left out unless it is asked for",
+                found.records.len()
+            );
+            if found.more {
+                detail += "; more than its checkpoint areas hold";
+            }
+            if found.unreadable > 0 {
+                detail += &format!("; {} blocks cannot be read", found.unreadable);
+            }
+            let fix = Fix::Checkpoint(drive.position);
+            let (code, name) = (FindingCode::ObjectsUnproven, Some(drive.name()));
+            self.findings.add(code, fix, name, "data zone", detail);
+            orphans.records.extend(found.records);
+        }
+        orphans
+    }
+
+    /// A drive whose objects could not be read just now is not rebuilt without them.
+    fn freeze_unread(&self, pool: &mut Pool<'_>, lost: &BTreeSet<u8>, objects: &Objects) {
+        let unread = objects.live().filter(|o| o.unread && lost.contains(&o.source));
+        for index in unread.map(|object| object.source).collect::<BTreeSet<u8>>() {
+            if let Some(drive) = pool.drives.get_mut(&index).filter(|d| d.frozen.is_none()) {
+                let why = "objects on it could not be read, though not for damage; try again";
+                drive.frozen = Some(why.to_owned());
+            }
+        }
     }
 
     fn metadata(&mut self, pool: &mut Pool<'_>) -> BTreeMap<u8, Metadata> {

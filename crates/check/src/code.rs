@@ -31,7 +31,8 @@ pub enum FindingCode {
     SuperblockConflict,
     /// A superblock does not name the one before it, or one copy's successor names another.
     SuperblockParent,
-    /// No two superblock copies agree: the drive is not used.
+    /// No two superblock copies agree. If one is newest beyond doubt a repair goes by it, else the drive
+    /// is not used.
     SuperblockNoQuorum,
     /// The drive was written by a release with a newer minor format version: read, never written.
     NewerMinorVersion,
@@ -69,7 +70,7 @@ pub enum FindingCode {
     CheckpointWrongArea,
     /// A checkpoint area holds another drive's checkpoint: left from an earlier pool.
     CheckpointForeign,
-    /// No checkpoint is valid: the metadata of the drive is lost.
+    /// No checkpoint is valid: the metadata of the drive is lost, as far as the journal does not tell it.
     CheckpointNone,
     /// Part of the journal could not be read.
     JournalUnreadable,
@@ -101,6 +102,10 @@ pub enum FindingCode {
     GrainDamaged,
     /// Part of an object could not be read.
     DataUnreadable,
+    /// Objects of which only the headers are left: whether they were removed cannot be known.
+    ObjectsUnproven,
+    /// An object of which a newer one may have been on a drive that has lost its metadata.
+    ObjectOutdated,
     /// Something that the repair left alone, and why.
     RepairSkipped,
 }
@@ -126,6 +131,7 @@ impl FindingCode {
             | C::DriveMissing
             | C::DriveFormatting
             | C::JournalOlderBroken
+            | C::ObjectsUnproven
             | C::Overlap => Severity::Warning,
             _ => Severity::Error,
         }

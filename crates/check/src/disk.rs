@@ -15,12 +15,18 @@ pub(crate) struct Disk<'a> {
     engine: &'a Arc<dyn Engine>,
     buffer: DmaBuffer,
     deadline: Duration,
+    /// Whether writes are left out.
+    dry: bool,
 }
 
 impl<'a> Disk<'a> {
-    pub(crate) fn new(engine: &'a Arc<dyn Engine>, deadline: Duration) -> Result<Self, DiskError> {
+    pub(crate) fn new(
+        engine: &'a Arc<dyn Engine>,
+        deadline: Duration,
+        dry: bool,
+    ) -> Result<Self, DiskError> {
         let buffer = engine.dma().alloc(TRANSFER_BYTES)?;
-        Ok(Self { engine, buffer, deadline })
+        Ok(Self { engine, buffer, deadline, dry })
     }
 
     pub(crate) fn name(&self) -> &'a str {
@@ -48,8 +54,11 @@ impl<'a> Disk<'a> {
         Ok(out)
     }
 
-    /// Writes whole blocks.
+    /// Writes whole blocks. Does nothing in a dry run.
     pub(crate) fn write(&self, offset: u64, bytes: &[u8], fua: bool) -> Result<(), DiskError> {
+        if self.dry {
+            return Ok(());
+        }
         let mut at = offset;
         for part in bytes.chunks(TRANSFER_BYTES) {
             let segment = self.buffer.slice(0, part.len())?;
@@ -60,7 +69,11 @@ impl<'a> Disk<'a> {
         Ok(())
     }
 
+    /// Makes what was written durable. Does nothing in a dry run.
     pub(crate) fn flush(&self) -> Result<(), DiskError> {
+        if self.dry {
+            return Ok(());
+        }
         Ok(self.engine.run(Request::flush(self.deadline))?)
     }
 }

@@ -1,6 +1,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::{Finding, FindingCode, Severity};
+use crate::{Action, Finding, FindingCode, Severity};
 
 /// Findings of one kind that are kept; the rest is only counted.
 const KEPT: u64 = 1000;
@@ -24,9 +24,16 @@ pub(crate) struct Findings {
     list: Vec<(Finding, Fix)>,
     wanted: BTreeSet<Fix>,
     counts: BTreeMap<FindingCode, u64>,
+    actions: Vec<Action>,
+    /// Whether nothing that a repair does is really done.
+    dry: bool,
 }
 
 impl Findings {
+    pub(crate) fn new(dry: bool) -> Self {
+        Self { dry, ..Self::default() }
+    }
+
     /// Notes a finding of its kind's usual severity.
     pub(crate) fn add(
         &mut self,
@@ -58,7 +65,8 @@ impl Findings {
         let (what, detail) = (what.into(), detail.into());
         tracing::debug!(?code, drive, what, detail, "finding");
         let drive = drive.map(str::to_owned);
-        let finding = Finding { severity, code, drive, what, detail, repaired: false };
+        let finding =
+            Finding { severity, code, drive, what, detail, repaired: false, would_repair: false };
         self.list.push((finding, fix));
     }
 
@@ -66,8 +74,21 @@ impl Findings {
     pub(crate) fn settle(&mut self, fix: Fix) {
         self.wanted.remove(&fix);
         for (finding, its_fix) in &mut self.list {
-            finding.repaired |= *its_fix == fix;
+            let settled = *its_fix == fix;
+            finding.repaired |= settled && !self.dry;
+            finding.would_repair |= settled && self.dry;
         }
+    }
+
+    /// Notes what a repair is about to write.
+    pub(crate) fn act(&mut self, drive: &str, what: String) {
+        tracing::info!(drive, what, dry = self.dry, "repair");
+        self.actions.push(Action { drive: drive.to_owned(), what });
+    }
+
+    /// What was, or would be, written so far.
+    pub(crate) fn take_actions(&mut self) -> Vec<Action> {
+        std::mem::take(&mut self.actions)
     }
 
     /// Whether a finding, kept or not, awaits this repair.

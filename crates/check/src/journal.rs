@@ -46,6 +46,22 @@ pub(crate) struct Scan {
     pub(crate) unreadable: Vec<u64>,
 }
 
+/// Frames that follow one another without a gap to the last one that was written.
+#[derive(Debug, Default)]
+pub(crate) struct Chain {
+    /// Where each frame starts and what it had to say there; behind the last one the end.
+    pub(crate) places: Vec<Place>,
+    /// Their records, in order.
+    pub(crate) records: Vec<Record>,
+}
+
+impl Chain {
+    /// Where the journal ends, if there is any frame.
+    pub(crate) fn end(&self) -> Option<Place> {
+        self.places.last().copied()
+    }
+}
+
 /// Reader of the ring, through a window over it.
 #[derive(Debug)]
 pub(crate) struct Ring<'d, 'a> {
@@ -176,6 +192,74 @@ impl<'d, 'a> Ring<'d, 'a> {
             block += frame.blocks as u64;
         }
         scan
+    }
+
+    /// Every valid frame of this drive: its block, and the frame without its records.
+    fn frames(&mut self) -> Vec<(u64, JournalFrame)> {
+        let (mut frames, mut block) = (Vec::new(), 0);
+        while block < self.blocks() {
+            match self.frame_at(block) {
+                Some(frame) => {
+                    let len = frame.blocks as u64;
+                    frames.push((block, JournalFrame { records: Vec::new(), ..frame }));
+                    block += len;
+                }
+                None => block += 1,
+            }
+        }
+        frames.sort_by_key(|(_, frame)| frame.sequence);
+        frames
+    }
+
+    /// The frames that lead without a gap to the one of the highest sequence, from the earliest that
+    /// is still there on. What they say is true however the journal began.
+    pub(crate) fn chain(&mut self) -> Chain {
+        let mut frames = self.frames();
+        let mut chain = Chain::default();
+        let Some((block, last)) = frames.pop() else { return chain };
+        let end = Place {
+            sequence: last.sequence.saturating_add(1),
+            block: block + last.blocks as u64,
+            previous: last.checksum,
+            epoch: last.epoch,
+        };
+        let mut first = last;
+        let mut blocks = vec![block];
+        let place = |block, frame: &JournalFrame| Place {
+            sequence: frame.sequence,
+            block,
+            previous: frame.previous,
+            epoch: frame.epoch,
+        };
+        chain.places.push(end);
+        chain.places.push(place(block, &first));
+        while let Some((block, frame)) = frames.pop() {
+            let leads = frame.sequence.checked_add(1) == Some(first.sequence)
+                && frame.checksum == first.previous
+                && frame.epoch <= first.epoch;
+            if !leads {
+                break;
+            }
+            chain.places.push(place(block, &frame));
+            blocks.push(block);
+            first = frame;
+        }
+        chain.places.reverse();
+        for &block in blocks.iter().rev() {
+            chain.records.extend(self.frame_at(block).into_iter().flat_map(|f| f.records));
+        }
+        chain
+    }
+
+    /// Records of all valid frames from a sequence on, in order, whether or not the journal leads there.
+    pub(crate) fn records_from(&mut self, sequence: u64) -> Vec<Record> {
+        let mut frames = self.frames();
+        frames.retain(|(_, frame)| frame.sequence >= sequence);
+        let mut records = Vec::new();
+        for (block, _) in frames {
+            records.extend(self.frame_at(block).into_iter().flat_map(|f| f.records));
+        }
+        records
     }
 
     /// The block where what looks like the next frame stands, torn or damaged: two of magic number,

@@ -8,7 +8,7 @@ use crate::area::{Area, AreaState};
 use crate::drive::Drive;
 use crate::findings::{Findings, Fix};
 use crate::journal::{Place, Ring, Scan};
-use crate::{FindingCode, Severity};
+use crate::{FindingCode, Severity, salvage};
 
 /// What one drive says of one key.
 #[derive(Debug, Default)]
@@ -35,10 +35,19 @@ pub(crate) struct Metadata {
     pub(crate) wipe: Vec<u64>,
     /// Latest epoch of any frame.
     pub(crate) epoch: u64,
-    /// Whether no checkpoint counts and the journal does not tell everything.
-    pub(crate) lost: bool,
+    /// Set when no checkpoint counts and the journal does not start at its beginning.
+    pub(crate) lost: Option<Lost>,
     /// Something could not be read for a reason other than damage.
     pub(crate) unreachable: Option<String>,
+}
+
+/// How a drive's metadata was lost.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Lost {
+    /// Whether what is left tells everything all the same.
+    pub(crate) complete: bool,
+    /// Area that a repair must leave for last.
+    pub(crate) keep: u64,
 }
 
 /// The areas' headers, then what counts of them.
@@ -54,11 +63,11 @@ struct Checkpoints {
 pub(crate) fn recover(drive: &Drive<'_>, findings: &mut Findings) -> Metadata {
     let checkpoints = read_checkpoints(drive, findings);
     let mut keys = HashMap::new();
-    let mut apply = |record| apply(&mut keys, record, drive, findings);
-    checkpoints.records.into_iter().map(Record::Put).for_each(&mut apply);
+    let mut enter = |record| apply(&mut keys, record, drive, findings);
+    checkpoints.records.into_iter().map(Record::Put).for_each(&mut enter);
     let from = checkpoints.active.as_ref().map_or(Place::FIRST, Place::after);
     let mut ring = Ring::new(drive);
-    let end = ring.walk(from, &mut apply);
+    let end = ring.walk(from, &mut enter);
     let scan = ring.scan();
     let [zero, one] = &checkpoints.states;
     let mut metadata = Metadata {
@@ -69,11 +78,16 @@ pub(crate) fn recover(drive: &Drive<'_>, findings: &mut Findings) -> Metadata {
         next_sequence: end.sequence,
         wipe: scan.unreadable.clone(),
         epoch: scan.epoch.max(end.epoch),
-        lost: false,
+        lost: None,
         unreachable: None,
     };
     if checkpoints.active.is_none() {
-        judge_without(drive, &checkpoints.states, &scan, &mut metadata, findings);
+        judge_without(drive, &checkpoints.states, &scan, &mut ring, &mut metadata, findings);
+    }
+    if scan.highest.is_some_and(|(highest, _)| highest >= metadata.end.sequence) {
+        // Frames behind a hole: each verifies by itself, and what they remove must not come back.
+        let behind = ring.records_from(metadata.end.sequence);
+        behind.into_iter().for_each(|r| apply(&mut metadata.keys, r, drive, findings));
     }
     if let (Some(active), Some(older)) = (checkpoints.active, checkpoints.older) {
         check_older(drive, &mut ring, &active, &older, &end, findings);
@@ -145,11 +159,14 @@ fn judge_without(
     drive: &Drive<'_>,
     states: &[AreaState; 2],
     scan: &Scan,
+    ring: &mut Ring<'_, '_>,
     metadata: &mut Metadata,
     findings: &mut Findings,
 ) {
     let fix = Fix::Checkpoint(drive.position);
-    let damaged = findings.awaits(fix) || states.iter().any(|s| s.unreachable.is_some());
+    let damaged = findings.awaits(fix)
+        || states.iter().any(|s| s.unreachable.is_some())
+        || had_checkpoint(drive);
     let complete = metadata.end.sequence > 1;
     if !damaged && (complete || scan.highest.is_none()) {
         return;
@@ -160,11 +177,32 @@ fn judge_without(
         findings.add_as(Severity::Warning, code, fix, name, "checkpoints", detail);
         return;
     }
-    metadata.lost = true;
+    let found = salvage::salvage(drive, ring.chain());
     metadata.keys.clear();
-    let detail = "no checkpoint is valid and the journal does not start at its first frame: the \
-                  objects with heads on this drive are lost; the drive is left alone";
-    findings.add(code, Fix::None, name, "checkpoints", detail);
+    found.records.into_iter().for_each(|r| apply(&mut metadata.keys, r, drive, findings));
+    metadata.end = found.end;
+    metadata.highest = metadata.highest.max(found.number);
+    metadata.lost = Some(Lost { complete: found.complete, keep: found.keep });
+    let known = metadata.keys.values().filter(|state| state.put.is_some()).count();
+    let detail = match found.complete {
+        true => format!(
+            "no checkpoint is valid; the pages of one and the journal still tell all {known} objects, \
+             and a repair writes them anew"
+        ),
+        false => format!(
+            "no checkpoint is valid and the journal does not start at its first frame: {known} objects \
+             are still known, and a repair keeps those of them that verify"
+        ),
+    };
+    findings.add(code, fix, name, "checkpoints", detail);
+}
+
+/// Whether the drive must have had a checkpoint: each open and each close in order adds one to the
+/// superblock's sequence, which format leaves at 2; each open also adds one to the epoch (or more);
+/// and a close writes a checkpoint.
+fn had_checkpoint(drive: &Drive<'_>) -> bool {
+    let superblock = drive.superblock();
+    superblock.sequence > superblock.epoch.saturating_add(2)
 }
 
 /// The journal must lead from the older checkpoint over the start of the newer one to the same end.
@@ -196,7 +234,7 @@ fn judge_end(
     findings: &mut Findings,
 ) {
     let (name, end) = (Some(drive.name()), metadata.end);
-    let fix = if metadata.lost { Fix::None } else { Fix::Checkpoint(drive.position) };
+    let fix = Fix::Checkpoint(drive.position);
     if !scan.unreadable.is_empty() {
         let detail = format!("{} blocks of the ring cannot be read", scan.unreadable.len());
         findings.add(FindingCode::JournalUnreadable, fix, name, "journal", detail);
@@ -207,8 +245,8 @@ fn judge_end(
     metadata.next_sequence = end.sequence.max(known.saturating_add(1));
     if known > end.sequence || needed.is_some_and(|sequence| sequence > end.sequence) {
         let detail = format!(
-            "ends before frame {} (ring block {}), frames up to {known} were written: what they say \
-             does not count",
+            "ends before frame {} (ring block {}), frames up to {known} were written: opening the pool \
+             forgets what they say, a repair keeps what is left of it",
             end.sequence, end.block
         );
         findings.add(FindingCode::JournalHole, fix, name, "journal", detail);

@@ -9,13 +9,24 @@ pub struct CheckOptions {
     pub data: bool,
     /// Repair what can be repaired without inventing data. Nothing is written without it.
     pub repair: bool,
+    /// With `repair`: find out what it would do, and write nothing.
+    pub dry_run: bool,
+    /// With `repair`, for a drive that has lost its metadata: also bring back objects of which only the
+    /// headers are left. Each verifies, but some may have been removed or replaced long ago.
+    pub salvage: bool,
     /// Time budget of each I/O.
     pub io_deadline: Duration,
 }
 
 impl Default for CheckOptions {
     fn default() -> Self {
-        Self { data: false, repair: false, io_deadline: Duration::from_secs(10) }
+        Self {
+            data: false,
+            repair: false,
+            dry_run: false,
+            salvage: false,
+            io_deadline: Duration::from_secs(10),
+        }
     }
 }
 
@@ -27,6 +38,8 @@ pub enum Phase {
     Superblocks,
     /// Checkpoints and journals; counted in drives.
     Metadata,
+    /// Looking for object headers on a drive that has lost its metadata; counted in bytes.
+    Headers,
     /// Locations and overlaps; counted in objects.
     Objects,
     /// Headers and grains; counted in bytes.

@@ -19,6 +19,17 @@ pub struct Finding {
     pub detail: String,
     /// Whether this run repaired it.
     pub repaired: bool,
+    /// Whether this dry run found that a repair would.
+    pub would_repair: bool,
+}
+
+/// One thing that a repair did, or that a dry run would have done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Action {
+    /// Name of the drive.
+    pub drive: String,
+    /// What was written, and where.
+    pub what: String,
 }
 
 /// A drive that was given.
@@ -53,10 +64,15 @@ pub struct Report {
     pub used_bytes: u64,
     /// Objects that the repair dropped, or that a repair would drop.
     pub dropped: u64,
+    /// Objects of which only the headers are left, found on drives that have lost their metadata: left
+    /// out, unless [`crate::CheckOptions::salvage`] brought them back.
+    pub unproven: u64,
     /// Bytes of object data read.
     pub data_bytes_read: u64,
     /// Number of findings of each kind, also of those not listed.
     pub counts: BTreeMap<FindingCode, u64>,
+    /// What a repair wrote, or a dry run would have, in order.
+    pub actions: Vec<Action>,
     /// The findings: of each kind the first thousand.
     pub findings: Vec<Finding>,
 }
@@ -72,6 +88,13 @@ impl Report {
     #[must_use]
     pub fn is_repaired(&self) -> bool {
         self.findings.iter().all(|f| f.repaired || f.severity == Severity::Info)
+    }
+
+    /// Whether a repair would leave nothing worse than [`Severity::Info`], as far as a dry run tells.
+    #[must_use]
+    pub fn would_be_repaired(&self) -> bool {
+        let settled = |f: &Finding| f.repaired || f.would_repair || f.severity == Severity::Info;
+        self.findings.iter().all(settled)
     }
 
     /// Number of findings of a kind.

@@ -35,9 +35,11 @@ pub(crate) struct Quorum {
     pub(crate) offsets: [u64; 4],
     /// Copies (0 to 3) that do not say the same and can be written.
     pub(crate) rewrite: Vec<usize>,
+    /// Whether one copy alone says it.
+    pub(crate) lone: bool,
 }
 
-/// Reads and compares the copies; `None` when no two agree.
+/// Reads and compares the copies; `None` when no two agree and none of them is newest beyond doubt.
 pub(crate) fn examine(
     disk: &Disk<'_>,
     position: usize,
@@ -57,16 +59,62 @@ pub(crate) fn examine(
         return Ok(None);
     }
     let Some(chosen) = choose(&copies) else {
-        note_all(disk, &copies, findings);
-        let detail = "no two copies agree; the drive is left alone";
-        findings.add(FindingCode::SuperblockNoQuorum, Fix::None, drive, "superblock", detail);
-        return Ok(None);
+        return Ok(alone(disk, position, &copies, offsets, findings));
     };
     let rewrite = compare(disk, position, &copies, &chosen, findings);
     let (superblock, raw) = chosen;
     check_parent(disk, &copies, &superblock, &raw, findings, position);
     check_capacity(disk, &superblock, findings);
-    Ok(Some(Quorum { superblock, raw, offsets, rewrite }))
+    Ok(Some(Quorum { superblock, raw, offsets, rewrite, lone: false }))
+}
+
+/// No two copies agree: goes by the newest, if all that are valid are of one drive and one pool and no
+/// other is as new.
+fn alone(
+    disk: &Disk<'_>,
+    position: usize,
+    copies: &[Copy; 4],
+    offsets: [u64; 4],
+    findings: &mut Findings,
+) -> Option<Quorum> {
+    let goods = || copies.iter().enumerate().filter_map(|(i, copy)| Some((i, copy.good()?)));
+    let newest = goods().max_by_key(|(_, (sb, _))| sb.sequence).filter(|&(index, (best, _))| {
+        goods().filter(|&(other, _)| other != index).all(|(_, (sb, _))| {
+            sb.sequence < best.sequence
+                && sb.pool_uuid == best.pool_uuid
+                && sb.drive_index == best.drive_index
+                && sb.members == best.members
+                && sb.zones == best.zones
+        })
+    });
+    let fix = if newest.is_some() { Fix::Successor(position) } else { Fix::None };
+    note_all(disk, copies, fix, findings);
+    let (code, name) = (FindingCode::SuperblockNoQuorum, Some(disk.name()));
+    let Some((index, (superblock, raw))) = newest else {
+        let detail =
+            "no two copies agree, and none is newest beyond doubt; the drive is left alone";
+        findings.add(code, fix, name, "superblock", detail);
+        return None;
+    };
+    let detail = format!(
+        "no two copies agree: the pool does not open. This check goes by copy {index}, sequence {}, \
+         and a repair writes all four anew",
+        superblock.sequence
+    );
+    findings.add(code, fix, name, "superblock", detail);
+    check_capacity(disk, superblock, findings);
+    let writable = |copy: &Copy| match copy {
+        Copy::Unreadable(error) => error.is_damage(),
+        _ => true,
+    };
+    let others = copies.iter().enumerate().filter(|&(i, copy)| i != index && writable(copy));
+    Some(Quorum {
+        superblock: superblock.clone(),
+        raw: raw.to_vec(),
+        offsets,
+        rewrite: others.map(|(i, _)| i).collect(),
+        lone: true,
+    })
 }
 
 fn read_copies(disk: &Disk<'_>, offsets: [u64; 4]) -> Result<[Copy; 4], CheckError> {
@@ -149,20 +197,15 @@ fn differs(
 }
 
 /// Without a quorum: what is wrong with each copy by itself.
-fn note_all(disk: &Disk<'_>, copies: &[Copy; 4], findings: &mut Findings) {
+fn note_all(disk: &Disk<'_>, copies: &[Copy; 4], fix: Fix, findings: &mut Findings) {
     for (index, copy) in copies.iter().enumerate() {
         let (code, detail) = match copy {
             Copy::Unreadable(error) => (FindingCode::SuperblockUnreadable, error.text()),
             Copy::Bad(error) => (FindingCode::SuperblockDamaged, error.to_string()),
             Copy::Good { .. } => continue,
         };
-        findings.add(
-            code,
-            Fix::None,
-            Some(disk.name()),
-            format!("superblock copy {index}"),
-            detail,
-        );
+        let what = format!("superblock copy {index}");
+        findings.add(code, fix, Some(disk.name()), what, detail);
     }
 }
 

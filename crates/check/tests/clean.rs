@@ -161,6 +161,7 @@ fn a_report_is_serialised_with_stable_names() {
         what: String::new(),
         detail: String::new(),
         repaired: false,
+        would_repair: false,
     };
     let text = serde_json::to_string(&finding).unwrap();
     assert!(text.contains(r#""severity":"warning","code":"journal_hole""#), "{text}");

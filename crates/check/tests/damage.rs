@@ -43,13 +43,13 @@ fn superblock_copies_are_compared_and_rewritten() {
 }
 
 #[test]
-fn two_copies_are_enough_and_one_is_not() {
+fn two_copies_are_enough_and_none_is_not() {
     let (b, live) = Builder::sample();
     let offsets = b.zones().superblock_offsets();
     b.drives[0].flip(offsets[0]);
     b.drives[0].flip(offsets[3] + 500);
     assert_eq!(assert_repairs(&b.drives, Code::SuperblockDamaged).objects, live.len() as u64);
-    for offset in &offsets[1..] {
+    for offset in &offsets {
         b.drives[0].flip(offset + 200);
     }
     let report = repair(&b.drives);
@@ -153,7 +153,7 @@ fn nonsense_checkpoint_headers_are_found() {
 }
 
 #[test]
-fn without_any_checkpoint_the_whole_journal_or_nothing_counts() {
+fn without_any_checkpoint_the_whole_journal_counts_or_what_is_left_of_it() {
     let (b, live) = Builder::sample();
     for area in 0..2 {
         b.drives[0].flip(b.zones().checkpoint_offset(area) + 9);
@@ -162,19 +162,16 @@ fn without_any_checkpoint_the_whole_journal_or_nothing_counts() {
     assert_eq!(assert_repairs(&b.drives, Code::CheckpointNone).objects, live.len() as u64);
     restore(&b.drives, &whole);
     b.drives[0].flip(b.ring(0) + 20);
-    let report = repair(&b.drives);
-    assert_finds(&report, Code::CheckpointNone);
-    assert_finds(&report, Code::RepairSkipped);
-    assert!(!report.is_repaired());
+    assert_eq!(assert_repairs(&b.drives, Code::CheckpointNone).objects, live.len() as u64);
 }
 
 #[test]
-fn a_hole_in_the_journal_is_found_and_what_lies_behind_does_not_count() {
+fn a_hole_in_the_journal_costs_a_repair_no_more_than_the_damaged_frame() {
     let (b, live) = Builder::sample();
     let frames = &b.frames[1];
     let damaged = frames[frames.len() - 2];
     b.drives[1].flip(b.ring(damaged.block) + 60);
-    assert_eq!(assert_repairs(&b.drives, Code::JournalHole).objects, live.len() as u64 - 2);
+    assert_eq!(assert_repairs(&b.drives, Code::JournalHole).objects, live.len() as u64 - 1);
     let (b, _) = Builder::sample();
     b.drives[1].spoil(b.ring(damaged.block));
     assert_finds(&look(&b.drives), Code::JournalHole);
@@ -183,7 +180,7 @@ fn a_hole_in_the_journal_is_found_and_what_lies_behind_does_not_count() {
 
 #[test]
 fn the_journal_goes_on_after_the_repair_of_a_hole() {
-    let (mut b, live) = Builder::sample();
+    let (mut b, _) = Builder::sample();
     let damaged = b.frames[0][b.frames[0].len() - 2];
     b.drives[0].flip(b.ring(damaged.block) + 60);
     assert_repairs(&b.drives, Code::JournalHole);
@@ -197,7 +194,6 @@ fn the_journal_goes_on_after_the_repair_of_a_hole() {
     let report = look(&b.drives);
     assert_clean(&report);
     assert_eq!(report.objects, before + 1);
-    assert!(before < live.len() as u64 + 1);
 }
 
 #[test]

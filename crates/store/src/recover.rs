@@ -246,11 +246,18 @@ fn load(
         break;
     }
     // A drive that was never checkpointed has two blocks of zeros there, and its journal from frame 1.
-    if number == 0 && (damaged || !headers.is_empty()) {
+    // Format leaves the sequence at 2; each open adds one to it and to the epoch; so more than that is a
+    // close in order, which wrote a checkpoint.
+    let closed = {
+        let superblock = drive.superblock.lock();
+        superblock.sequence > superblock.epoch.saturating_add(2)
+    };
+    if number == 0 && (damaged || closed || !headers.is_empty()) {
         return Err(StoreError::Unopenable {
             drive: drive.io.name().to_owned(),
-            reason: "both checkpoints are damaged, so it is not known what it holds; run `gcos fsck` for \
-                     the extent of it, and open the pool without this drive or format it"
+            reason: "both checkpoints are damaged, so it is not known what it holds; `gcos fsck --repair` \
+                     rebuilds it from what is left (`--dry-run` tells first what that is), or open the \
+                     pool without this drive"
                 .to_owned(),
         });
     }

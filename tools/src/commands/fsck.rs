@@ -1,7 +1,7 @@
 use std::cmp::Reverse;
 
 use gcos::check::{CheckOptions, FindingCode, Phase, Progress, Report, Severity, check};
-use gcos::units;
+use gcos::{Drives, units};
 use serde_json::{Value, json};
 
 use crate::args::{FsckArgs, Globals};
@@ -14,16 +14,55 @@ use crate::pool;
 pub(crate) fn run(globals: &Globals, args: &FsckArgs, out: &Output) -> Result<Outcome, Failure> {
     let config = pool::config(globals)?;
     let drives = pool::drives(&config)?;
-    let options =
-        CheckOptions { data: args.data, repair: args.repair, io_deadline: config.io_deadline() };
-    let meter = Meter::new(out, "check", Some(0), Unit::Things);
-    let report = check(&drives.engines, &options, &mut |progress| show(&meter, progress))?;
-    drop(meter);
+    let plan = CheckOptions {
+        data: args.data,
+        repair: args.repair,
+        dry_run: args.dry_run,
+        salvage: args.salvage,
+        io_deadline: config.io_deadline(),
+    };
+    let checked = consented(&drives, &plan, args, out);
     pool::release(&config, drives)?;
+    let report = checked?;
     let document = json!({ "clean": report.is_clean(), "repaired": report.is_repaired(),
-        "data": args.data, "repair": args.repair });
+        "would_be_repaired": report.would_be_repaired(), "data": args.data, "repair": args.repair,
+        "dry_run": args.dry_run, "salvage": args.salvage });
     out.result(&merged(&report, document), text(&report, args));
     Ok(Outcome::good_if(report.is_clean() || report.is_repaired()))
+}
+
+/// The check, and the repair if it is agreed to: a dry run tells first what it would write.
+fn consented(
+    drives: &Drives,
+    plan: &CheckOptions,
+    args: &FsckArgs,
+    out: &Output,
+) -> Result<Report, Failure> {
+    if !args.repair || args.yes || args.dry_run {
+        return checked(drives, plan, out);
+    }
+    let dry = checked(drives, &CheckOptions { dry_run: true, ..plan.clone() }, out)?;
+    if dry.actions.is_empty() {
+        return Ok(dry);
+    }
+    out.remark(text(&dry, &FsckArgs { dry_run: true, ..*args }));
+    match out.ask("Write this?") {
+        Some(true) => checked(drives, plan, out),
+        Some(false) => Err(Failure::new("consent", "nothing was changed")),
+        None => Err(Failure::new(
+            "consent",
+            format!(
+                "the repair would make {} changes to the drives; nothing was changed. Without a \
+                 terminal to ask on, give --yes; --dry-run lists them",
+                dry.actions.len()
+            ),
+        )),
+    }
+}
+
+fn checked(drives: &Drives, options: &CheckOptions, out: &Output) -> Result<Report, Failure> {
+    let meter = Meter::new(out, "check", Some(0), Unit::Things);
+    Ok(check(&drives.engines, options, &mut |progress| show(&meter, progress))?)
 }
 
 /// The report, and beside its fields what it amounts to.
@@ -40,6 +79,7 @@ fn show(meter: &Meter, progress: Progress) {
     meter.say(match progress.phase {
         Phase::Superblocks => "superblocks",
         Phase::Metadata => "metadata",
+        Phase::Headers => "headers",
         Phase::Objects => "objects",
         Phase::Data => "data",
         Phase::Repair => "repair",
@@ -53,6 +93,7 @@ const LISTED: usize = 10;
 fn text(report: &Report, args: &FsckArgs) -> String {
     let mut parts = vec![summary(report, args)];
     parts.extend(groups(report));
+    parts.extend(actions(report, args));
     parts.push(advice(report, args));
     parts.join("\n\n")
 }
@@ -61,6 +102,10 @@ fn summary(report: &Report, args: &FsckArgs) -> String {
     let verdict = match (report.is_clean(), report.is_repaired()) {
         (true, _) => "clean",
         (false, true) => "repaired",
+        (false, false) if args.dry_run && report.would_be_repaired() => {
+            "DAMAGED; a repair would settle all of it"
+        }
+        (false, false) if args.dry_run => "DAMAGED, and a repair would not settle all of it",
         (false, false) if args.repair => "DAMAGED, and not all of it could be repaired",
         (false, false) => "DAMAGED",
     };
@@ -75,8 +120,18 @@ fn summary(report: &Report, args: &FsckArgs) -> String {
         ),
     ];
     if report.dropped > 0 {
-        let what = if args.repair { "dropped" } else { "that a repair would drop" };
+        let done = args.repair && !args.dry_run;
+        let what = if done { "dropped" } else { "that a repair would drop" };
         rows.push(row("objects lost", format!("{} {what}", report.dropped)));
+    }
+    if report.unproven > 0 {
+        let what = match args.salvage {
+            true => "brought back by --salvage, removed ones perhaps among them",
+            false => {
+                "left out: they may have been removed or replaced (--salvage brings them back)"
+            }
+        };
+        rows.push(row("headers only", format!("{} {what}", report.unproven)));
     }
     rows.push(row("data", data(report, args)));
     table(&[], rows, &[])
@@ -99,6 +154,19 @@ fn data(report: &Report, args: &FsckArgs) -> String {
         }
         false => "not read (--data reads every object)".to_owned(),
     }
+}
+
+/// What a repair wrote.
+fn actions(report: &Report, args: &FsckArgs) -> Option<String> {
+    let mut text = match args.dry_run {
+        true => "A repair would write:",
+        false => "Written:",
+    }
+    .to_owned();
+    for action in &report.actions {
+        text += &format!("\n  {}: {}", action.drive, action.what);
+    }
+    (!report.actions.is_empty()).then_some(text)
 }
 
 /// The findings of each kind together, the worst first.
@@ -150,11 +218,15 @@ fn advice(report: &Report, args: &FsckArgs) -> String {
         FindingCode::FormatInProgress,
         FindingCode::MixedPools,
     ];
-    let lost = lost.iter().any(|&code| report.count(code) > 0);
+    let unusable = report.pool_uuid.is_none() || report.drives.iter().any(|d| d.index.is_none());
+    let formatting = report.count(FindingCode::FormatInProgress) > 0;
+    let lost = (unusable || formatting) && lost.iter().any(|&code| report.count(code) > 0);
     let text = if report.is_clean() && args.data {
         "Nothing to do."
     } else if report.is_clean() {
         "Nothing to do. `gcos fsck --data` reads every object too."
+    } else if args.dry_run && report.would_be_repaired() {
+        "Next: the same without --dry-run."
     } else if report.is_repaired() {
         "Repaired. `gcos fsck --data` checks it once more."
     } else if lost {
@@ -172,8 +244,8 @@ fn advice(report: &Report, args: &FsckArgs) -> String {
         "Next: see above for what is left. The rest of the pool can be used; objects that are damaged \
          are misses."
     } else {
-        "Next: `gcos fsck --repair` repairs what can be repaired without inventing data; `gcos fsck \
-         --data` says first which objects that would cost."
+        "Next: `gcos fsck --repair` repairs what can be repaired without inventing data; with --dry-run \
+         it says first what it would do, and with --data it looks at every object."
     };
     text.to_owned()
 }

@@ -127,7 +127,8 @@ fn unacknowledged(store: &Store, object: u64) -> Result<&'static str, Failure> {
 
 fn check_pool(config: &Config) -> Result<usize, Failure> {
     let drives = pool::drives(config)?;
-    let options = CheckOptions { data: true, repair: false, io_deadline: config.io_deadline() };
+    let options =
+        CheckOptions { data: true, io_deadline: config.io_deadline(), ..CheckOptions::default() };
     let report = check(&drives.engines, &options, &mut |_progress| {})?;
     pool::release(config, drives)?;
     let bad = report.findings.iter().filter(|f| f.severity != gcos::check::Severity::Info);

@@ -6,30 +6,31 @@ mod verdict;
 
 use crate::findings::{Findings, Fix};
 use crate::metadata::key_text;
-use crate::objects::Objects;
+use crate::objects::{Object, Objects};
 use crate::pool::Pool;
 use crate::{CheckError, FindingCode, Phase, Progress};
 
 use plan::Segment;
 use verdict::{Verdict, Verifier};
 
-/// Reads and verifies every object that is complete. Damaged ones are marked as dropped. Returns the
+/// Reads and verifies every object that is complete and `wanted`. Damaged ones are marked as dropped. Returns the
 /// number of bytes read.
 pub(crate) fn verify(
     pool: &Pool<'_>,
     objects: &mut Objects,
+    wanted: &dyn Fn(&Object) -> bool,
     findings: &mut Findings,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<u64, CheckError> {
-    let order = plan::order(objects);
-    let total = plan::total_bytes(objects);
-    let (mut done, mut damaged) = (0, Vec::new());
+    let order = plan::order(objects, wanted);
+    let total = plan::total_bytes(objects, wanted);
+    let (mut done, mut bad) = (0, Vec::new());
     let mut verifier: Option<Verifier<'_>> = None;
     let list = &objects.list;
     let mut conclude = |verifier: Option<Verifier<'_>>| {
         let Some(verifier) = verifier else { return };
-        if note(&verifier, pool, findings) {
-            damaged.push(verifier.index());
+        if let Some(damage) = note(&verifier, pool, findings) {
+            bad.push((verifier.index(), damage));
         }
     };
     let reads = plan::reads(pool, list, &order);
@@ -46,18 +47,19 @@ pub(crate) fn verify(
         progress(Progress { phase: Phase::Data, done, total });
     })?;
     conclude(verifier.take());
-    for index in damaged {
+    for (index, damage) in bad {
         if let Some(object) = objects.list.get_mut(index) {
-            object.dropped = true;
+            object.dropped |= damage;
+            object.unread |= !damage;
         }
     }
     Ok(done)
 }
 
-/// Notes what is wrong with an object; tells whether it is damaged beyond doubt.
-fn note(verifier: &Verifier<'_>, pool: &Pool<'_>, findings: &mut Findings) -> bool {
+/// Notes what is wrong with an object, if anything; tells whether it is damaged beyond doubt.
+fn note(verifier: &Verifier<'_>, pool: &Pool<'_>, findings: &mut Findings) -> Option<bool> {
     let (code, detail, damage) = match verifier.verdict() {
-        Verdict::Good => return false,
+        Verdict::Good => return None,
         Verdict::Header(detail) => (FindingCode::HeaderDamaged, detail, true),
         Verdict::Mismatch(field) => {
             let detail = format!("{field} is not what the record says");
@@ -76,5 +78,5 @@ fn note(verifier: &Verifier<'_>, pool: &Pool<'_>, findings: &mut Findings) -> bo
         _ => Fix::None,
     };
     findings.add(code, fix, drive.map(|d| d.name()), key_text(&record.key), detail);
-    damage
+    Some(damage)
 }

@@ -66,22 +66,22 @@ impl Read {
     }
 }
 
-fn readable(object: &Object) -> bool {
-    !object.dropped && !object.taken.incomplete
+fn readable(object: &Object, wanted: &dyn Fn(&Object) -> bool) -> bool {
+    !object.dropped && !object.taken.incomplete && wanted(object)
 }
 
 /// Bytes that will be read, gaps not counted.
-pub(super) fn total_bytes(objects: &Objects) -> u64 {
+pub(super) fn total_bytes(objects: &Objects, wanted: &dyn Fn(&Object) -> bool) -> u64 {
     let bytes = |object: &Object| -> u64 {
         parts(&object.record).map(|part| u64::from(part.blocks) * BLOCK).sum()
     };
-    objects.list.iter().filter(|object| readable(object)).map(bytes).sum()
+    objects.list.iter().filter(|object| readable(object, wanted)).map(bytes).sum()
 }
 
 /// Indices of the objects to read, along each drive, the drives in turn.
-pub(super) fn order(objects: &Objects) -> Vec<usize> {
+pub(super) fn order(objects: &Objects, wanted: &dyn Fn(&Object) -> bool) -> Vec<usize> {
     let mut drives: BTreeMap<u8, Vec<(Location, usize)>> = BTreeMap::new();
-    for (index, object) in objects.list.iter().enumerate().filter(|(_, o)| readable(o)) {
+    for (index, object) in objects.list.iter().enumerate().filter(|(_, o)| readable(o, wanted)) {
         drives.entry(object.record.head.drive).or_default().push((object.record.head, index));
     }
     let mut queues: VecDeque<_> = drives

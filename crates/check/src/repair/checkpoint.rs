@@ -59,10 +59,12 @@ pub(super) fn plan<'p, 'a>(
     Ok(Some(plans))
 }
 
-/// Above all numbers on the drive, and not in the area of the checkpoint that counts.
+/// Above all numbers on the drive, and not in the area of the checkpoint that counts, or that proves
+/// most where none does.
 fn first_number(metadata: &Metadata) -> Option<u64> {
+    let keep = metadata.lost.map_or(metadata.active % 2, |lost| lost.keep);
     let above = metadata.highest.max(metadata.active).checked_add(1)?;
-    let number = if above % 2 == metadata.active % 2 { above.checked_add(1)? } else { above };
+    let number = if above % 2 == keep { above.checked_add(1)? } else { above };
     // Room for the second one, and for what the store writes later.
     let sane = number < u64::MAX / 2 && metadata.next_sequence < u64::MAX / 2;
     sane.then_some(number)
@@ -88,14 +90,18 @@ impl Plan<'_, '_> {
     }
 
     /// Writes the first checkpoint. The one that counted until now stays.
-    pub(super) fn write_next(&self) -> Result<(), CheckError> {
-        self.write(self.number)
+    pub(super) fn write_next(&self, findings: &mut Findings) -> Result<(), CheckError> {
+        self.write(self.number, findings)
     }
 
     /// Writes the second checkpoint, over the one that counted before. Nothing in the journal counts
     /// any more then, and damaged blocks in it are overwritten.
-    pub(super) fn write_after(&self) -> Result<(), CheckError> {
-        self.write(self.number + 1)?;
+    pub(super) fn write_after(&self, findings: &mut Findings) -> Result<(), CheckError> {
+        self.write(self.number + 1, findings)?;
+        if !self.metadata.wipe.is_empty() {
+            let what = format!("zeros over {} blocks of the journal", self.metadata.wipe.len());
+            findings.act(self.drive.name(), what);
+        }
         let ring = Ring::new(self.drive);
         for &block in &self.metadata.wipe {
             self.put(ring.offset(block), &[0; BLOCK_BYTES], true, "clearing a journal block")?;
@@ -114,7 +120,10 @@ impl Plan<'_, '_> {
         written.map_err(|source| failed(self.drive, what, source))
     }
 
-    fn write(&self, number: u64) -> Result<(), CheckError> {
+    fn write(&self, number: u64, findings: &mut Findings) -> Result<(), CheckError> {
+        let what =
+            format!("checkpoint {number} of {} objects to area {}", self.records.len(), number % 2);
+        findings.act(self.drive.name(), what);
         let area = self.drive.zones().checkpoint_offset(number % 2);
         self.put(area, &[0; BLOCK_BYTES], true, "clearing a checkpoint header")?;
         let checksums = self.write_pages(number, area)?;
@@ -128,7 +137,9 @@ impl Plan<'_, '_> {
         CheckpointHeader {
             drive_uuid: self.drive.uuid(),
             number,
-            journal_sequence: self.metadata.next_sequence,
+            // One is left out, so that nobody takes the frames before for a part of the same journal:
+            // they name objects that this repair may have dropped.
+            journal_sequence: self.metadata.next_sequence + 1,
             journal_block: self.metadata.end.block,
             journal_previous: self.metadata.end.previous,
             pages: u32::try_from(checksums.len()).unwrap_or(u32::MAX),

@@ -36,7 +36,7 @@ pub(crate) fn superblocks(pool: &mut Pool<'_>, findings: &mut Findings) -> Resul
             skipped(drive, "superblock copies", &why, findings);
             continue;
         }
-        copies::rewrite(drive)?;
+        copies::rewrite(drive, findings)?;
         findings.settle(fix);
     }
     Ok(())
@@ -48,6 +48,7 @@ pub(crate) fn successors(
     epoch: u64,
     findings: &mut Findings,
 ) -> Result<(), CheckError> {
+    let known = pool.epoch();
     for drive in pool.drives.values_mut() {
         let fix = Fix::Successor(drive.position);
         if !findings.awaits(fix) {
@@ -55,11 +56,11 @@ pub(crate) fn successors(
         }
         match drive.frozen.clone() {
             Some(why) => skipped(drive, "superblock", &why, findings),
-            None if epoch >= MAX_EPOCH => {
+            None if epoch.max(known) >= MAX_EPOCH => {
                 skipped(drive, "superblock", "the epoch found cannot be true", findings);
             }
             None => {
-                copies::succeed(drive, epoch)?;
+                copies::succeed(drive, epoch, known, findings)?;
                 findings.settle(fix);
             }
         }
@@ -68,17 +69,13 @@ pub(crate) fn successors(
 }
 
 /// Why no object and no checkpoint may be touched, if so.
-fn obstacle(pool: &Pool<'_>, metadata: &BTreeMap<u8, Metadata>) -> Option<String> {
+fn obstacle(pool: &Pool<'_>) -> Option<String> {
     if !pool.missing.is_empty() {
         let missing = &pool.missing;
         return Some(format!("drives {missing:?} of the pool are missing; give all of them"));
     }
     let frozen = pool.drives.values().find_map(|d| Some((d.name(), d.frozen.as_ref()?)));
-    if let Some((name, why)) = frozen {
-        return Some(format!("drive {name} cannot be repaired: {why}"));
-    }
-    let lost = metadata.iter().find(|(_, metadata)| metadata.lost)?;
-    Some(format!("the metadata of drive {} is lost, so others may look wrong", lost.0))
+    frozen.map(|(name, why)| format!("drive {name} cannot be repaired: {why}"))
 }
 
 /// Writes fresh checkpoints of what survived to every drive that needs them.
@@ -98,7 +95,7 @@ pub(crate) fn checkpoints(
     if wanted.is_empty() {
         return Ok(());
     }
-    if let Some(why) = obstacle(pool, metadata) {
+    if let Some(why) = obstacle(pool) {
         for drive in wanted.iter().filter_map(|&index| pool.drive(index)) {
             skipped(drive, "checkpoints, journal and objects", &why, findings);
         }
@@ -111,12 +108,12 @@ pub(crate) fn checkpoints(
     let total = plans.len() as u64;
     for (done, plan) in (0..).zip(&plans) {
         progress(Progress { phase: Phase::Repair, done, total });
-        plan.write_next()?;
+        plan.write_next(findings)?;
     }
     // The other area only after every drive has its first, so that an interrupted repair has not
     // forgotten anything on one drive that another still needs.
     for plan in &plans {
-        plan.write_after()?;
+        plan.write_after(findings)?;
         findings.settle(Fix::Checkpoint(plan.position()));
     }
     progress(Progress { phase: Phase::Repair, done: total, total });

@@ -5,7 +5,7 @@
 mod build;
 mod drive;
 
-pub use build::{Builder, chunks};
+pub use build::{Builder, Object, chunks};
 pub use drive::{Memory, images, restore};
 
 use std::sync::Arc;
@@ -14,10 +14,13 @@ use gcos_check::{CheckError, CheckOptions, FindingCode, Report};
 use gcos_engine::Engine;
 
 pub fn run(drives: &[Arc<Memory>], data: bool, repair: bool) -> Result<Report, CheckError> {
+    check(drives, &CheckOptions { data, repair, ..CheckOptions::default() })
+}
+
+pub fn check(drives: &[Arc<Memory>], options: &CheckOptions) -> Result<Report, CheckError> {
     let engines: Vec<Arc<dyn Engine>> =
         drives.iter().map(|d| Arc::clone(d) as Arc<dyn Engine>).collect();
-    let options = CheckOptions { data, repair, ..CheckOptions::default() };
-    gcos_check::check(&engines, &options, &mut |_| ())
+    gcos_check::check(&engines, options, &mut |_| ())
 }
 
 /// A check with data, which must not write.
