@@ -95,7 +95,8 @@ namespace {
 void leave_team() {
   Warp& warp = *place.warp;
   const std::uint32_t lane = place.thread % kWarpThreads;
-  for (auto& words : warp.words) __atomic_store_n(&words[lane], 0, __ATOMIC_RELAXED);
+  // Not the array used last: slower lanes may still be reading what was shown there.
+  __atomic_store_n(&warp.words[place.turn][lane], 0, __ATOMIC_RELAXED);
   warp.barrier.leave();
   place.team->barrier.leave();
   place = Place{};
