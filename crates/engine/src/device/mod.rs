@@ -8,6 +8,7 @@ mod host_driven;
 mod path;
 mod transfer;
 
+pub use gcos_cuda::ops;
 pub use gcos_cuda::{
     DeviceBuffer, DeviceMemory, DeviceSlice, Event, ForeignMemory, Gpu, GpuError, GpuRange,
     Kernels, MemoryOptions, Pinned, PinnedSlice, Rung, Stream,
