@@ -8,7 +8,7 @@
 namespace gcos {
 
 // Compared with the host's when the kernels are loaded.
-constexpr std::uint64_t kLayoutHash = 0x4a478067baec5457ull;
+constexpr std::uint64_t kLayoutHash = 0xd6c314dfb6c52c73ull;
 
 // Bytes of a submission queue entry.
 constexpr std::uint32_t kSqeBytes = 0x40u;
@@ -188,6 +188,44 @@ static_assert(offsetof(Batch, segment_count) == 64, "the host puts Batch.segment
 static_assert(offsetof(Batch, reserved) == 68, "the host puts Batch.reserved there");
 static_assert(sizeof(Batch) == 72, "the host takes Batch to be so long");
 
+// Parameter of the kernel `gcos_round_trip`, of which one thread works: rings, waits for the answer, and
+// does so again.
+struct RoundTrip {
+  // Device address of a queue pair, which nobody else drives: an entry is posted, and answered by a
+  // completion. 0: a bare word is stored and answered by a word.
+  std::uint64_t queue_pair;
+  // Without a queue pair: device address of the word of 32 bits that is rung. Rings are 1, 2, 3 and so
+  // on.
+  std::uint64_t bell;
+  // Without a queue pair: device address of the word of 32 bits that answers with what was rung.
+  std::uint64_t answer;
+  // Device address of a word of 32 bits for each round: nanoseconds.
+  std::uint64_t times;
+  // Device address of a word of 32 bits; not 0 means: give up.
+  std::uint64_t abort;
+  // Nanoseconds from the start of the kernel after which it gives up.
+  std::uint64_t budget_ns;
+  // Device address of a word of 32 bits: rounds that ended well, stored at the end.
+  std::uint64_t ended;
+  // PRP entry 1 of the commands; 0 where they have no data.
+  std::uint64_t data;
+  // Dword 0 of the commands without the identifier: the opcode.
+  std::uint32_t opcode;
+  // Rounds.
+  std::uint32_t rounds;
+};
+static_assert(offsetof(RoundTrip, queue_pair) == 0, "the host puts RoundTrip.queue_pair there");
+static_assert(offsetof(RoundTrip, bell) == 8, "the host puts RoundTrip.bell there");
+static_assert(offsetof(RoundTrip, answer) == 16, "the host puts RoundTrip.answer there");
+static_assert(offsetof(RoundTrip, times) == 24, "the host puts RoundTrip.times there");
+static_assert(offsetof(RoundTrip, abort) == 32, "the host puts RoundTrip.abort there");
+static_assert(offsetof(RoundTrip, budget_ns) == 40, "the host puts RoundTrip.budget_ns there");
+static_assert(offsetof(RoundTrip, ended) == 48, "the host puts RoundTrip.ended there");
+static_assert(offsetof(RoundTrip, data) == 56, "the host puts RoundTrip.data there");
+static_assert(offsetof(RoundTrip, opcode) == 64, "the host puts RoundTrip.opcode there");
+static_assert(offsetof(RoundTrip, rounds) == 68, "the host puts RoundTrip.rounds there");
+static_assert(sizeof(RoundTrip) == 72, "the host takes RoundTrip to be so long");
+
 // A run of bytes of a grain.
 struct GrainRun {
   // Device address.
@@ -228,8 +266,6 @@ struct ChecksumBatch {
   std::uint64_t grains;
   // Device address of the sums, a word of 32 bits for each grain.
   std::uint64_t sums;
-  // Device address of a counter of 32 bits: blocks whose sums are all final.
-  std::uint64_t done;
   // Number of grains.
   std::uint32_t grain_count;
   // 0.
@@ -238,10 +274,9 @@ struct ChecksumBatch {
 static_assert(offsetof(ChecksumBatch, runs) == 0, "the host puts ChecksumBatch.runs there");
 static_assert(offsetof(ChecksumBatch, grains) == 8, "the host puts ChecksumBatch.grains there");
 static_assert(offsetof(ChecksumBatch, sums) == 16, "the host puts ChecksumBatch.sums there");
-static_assert(offsetof(ChecksumBatch, done) == 24, "the host puts ChecksumBatch.done there");
-static_assert(offsetof(ChecksumBatch, grain_count) == 32, "the host puts ChecksumBatch.grain_count there");
-static_assert(offsetof(ChecksumBatch, reserved) == 36, "the host puts ChecksumBatch.reserved there");
-static_assert(sizeof(ChecksumBatch) == 40, "the host takes ChecksumBatch to be so long");
+static_assert(offsetof(ChecksumBatch, grain_count) == 24, "the host puts ChecksumBatch.grain_count there");
+static_assert(offsetof(ChecksumBatch, reserved) == 28, "the host puts ChecksumBatch.reserved there");
+static_assert(sizeof(ChecksumBatch) == 32, "the host takes ChecksumBatch to be so long");
 
 // Bytes to copy. The ranges of a batch's sources and targets do not overlap.
 struct CopyRun {
@@ -261,18 +296,15 @@ static_assert(sizeof(CopyRun) == 24, "the host takes CopyRun to be so long");
 struct CopyBatch {
   // Device address of the runs.
   std::uint64_t runs;
-  // Device address of a counter of 32 bits: blocks whose runs are all copied.
-  std::uint64_t done;
   // Number of runs.
   std::uint32_t run_count;
   // 0.
   std::uint32_t reserved;
 };
 static_assert(offsetof(CopyBatch, runs) == 0, "the host puts CopyBatch.runs there");
-static_assert(offsetof(CopyBatch, done) == 8, "the host puts CopyBatch.done there");
-static_assert(offsetof(CopyBatch, run_count) == 16, "the host puts CopyBatch.run_count there");
-static_assert(offsetof(CopyBatch, reserved) == 20, "the host puts CopyBatch.reserved there");
-static_assert(sizeof(CopyBatch) == 24, "the host takes CopyBatch to be so long");
+static_assert(offsetof(CopyBatch, run_count) == 8, "the host puts CopyBatch.run_count there");
+static_assert(offsetof(CopyBatch, reserved) == 12, "the host puts CopyBatch.reserved there");
+static_assert(sizeof(CopyBatch) == 16, "the host takes CopyBatch to be so long");
 
 // Parameter of the kernel `gcos_paged_copy`: tokens between one contiguous object and the pages of a
 // cache. Byte `b` of part `q` of plane `p` (keys, values) of layer `l` of token `t` lies in the object
@@ -288,10 +320,8 @@ struct PagedBatch {
   std::uint64_t table;
   // Device address of the object.
   std::uint64_t object;
-  // Device address of a counter of 32 bits: blocks of threads that are through.
-  std::uint64_t done;
-  // Device address of a counter of 32 bits: pieces left out, since the table names a block that
-  // does not exist.
+  // Device address of a word of 32 bits: 1 once tokens were left out, since the table names a block
+  // that does not exist for them.
   std::uint64_t refused;
   // Bytes from one layer to the next in the object.
   std::uint64_t object_layer_stride;
@@ -337,28 +367,27 @@ struct PagedBatch {
 static_assert(offsetof(PagedBatch, layers) == 0, "the host puts PagedBatch.layers there");
 static_assert(offsetof(PagedBatch, table) == 8, "the host puts PagedBatch.table there");
 static_assert(offsetof(PagedBatch, object) == 16, "the host puts PagedBatch.object there");
-static_assert(offsetof(PagedBatch, done) == 24, "the host puts PagedBatch.done there");
-static_assert(offsetof(PagedBatch, refused) == 32, "the host puts PagedBatch.refused there");
-static_assert(offsetof(PagedBatch, object_layer_stride) == 40, "the host puts PagedBatch.object_layer_stride there");
-static_assert(offsetof(PagedBatch, object_plane_stride) == 48, "the host puts PagedBatch.object_plane_stride there");
-static_assert(offsetof(PagedBatch, object_part_stride) == 56, "the host puts PagedBatch.object_part_stride there");
-static_assert(offsetof(PagedBatch, object_token_stride) == 64, "the host puts PagedBatch.object_token_stride there");
-static_assert(offsetof(PagedBatch, page_plane_stride) == 72, "the host puts PagedBatch.page_plane_stride there");
-static_assert(offsetof(PagedBatch, page_part_stride) == 80, "the host puts PagedBatch.page_part_stride there");
-static_assert(offsetof(PagedBatch, page_block_stride) == 88, "the host puts PagedBatch.page_block_stride there");
-static_assert(offsetof(PagedBatch, page_token_stride) == 96, "the host puts PagedBatch.page_token_stride there");
-static_assert(offsetof(PagedBatch, layer_count) == 104, "the host puts PagedBatch.layer_count there");
-static_assert(offsetof(PagedBatch, plane_count) == 108, "the host puts PagedBatch.plane_count there");
-static_assert(offsetof(PagedBatch, part_count) == 112, "the host puts PagedBatch.part_count there");
-static_assert(offsetof(PagedBatch, part_bytes) == 116, "the host puts PagedBatch.part_bytes there");
-static_assert(offsetof(PagedBatch, tokens) == 120, "the host puts PagedBatch.tokens there");
-static_assert(offsetof(PagedBatch, block_tokens) == 124, "the host puts PagedBatch.block_tokens there");
-static_assert(offsetof(PagedBatch, block_count) == 128, "the host puts PagedBatch.block_count there");
-static_assert(offsetof(PagedBatch, first_slot) == 132, "the host puts PagedBatch.first_slot there");
-static_assert(offsetof(PagedBatch, tile_tokens) == 136, "the host puts PagedBatch.tile_tokens there");
-static_assert(offsetof(PagedBatch, width) == 140, "the host puts PagedBatch.width there");
-static_assert(offsetof(PagedBatch, flags) == 144, "the host puts PagedBatch.flags there");
-static_assert(offsetof(PagedBatch, reserved) == 148, "the host puts PagedBatch.reserved there");
-static_assert(sizeof(PagedBatch) == 152, "the host takes PagedBatch to be so long");
+static_assert(offsetof(PagedBatch, refused) == 24, "the host puts PagedBatch.refused there");
+static_assert(offsetof(PagedBatch, object_layer_stride) == 32, "the host puts PagedBatch.object_layer_stride there");
+static_assert(offsetof(PagedBatch, object_plane_stride) == 40, "the host puts PagedBatch.object_plane_stride there");
+static_assert(offsetof(PagedBatch, object_part_stride) == 48, "the host puts PagedBatch.object_part_stride there");
+static_assert(offsetof(PagedBatch, object_token_stride) == 56, "the host puts PagedBatch.object_token_stride there");
+static_assert(offsetof(PagedBatch, page_plane_stride) == 64, "the host puts PagedBatch.page_plane_stride there");
+static_assert(offsetof(PagedBatch, page_part_stride) == 72, "the host puts PagedBatch.page_part_stride there");
+static_assert(offsetof(PagedBatch, page_block_stride) == 80, "the host puts PagedBatch.page_block_stride there");
+static_assert(offsetof(PagedBatch, page_token_stride) == 88, "the host puts PagedBatch.page_token_stride there");
+static_assert(offsetof(PagedBatch, layer_count) == 96, "the host puts PagedBatch.layer_count there");
+static_assert(offsetof(PagedBatch, plane_count) == 100, "the host puts PagedBatch.plane_count there");
+static_assert(offsetof(PagedBatch, part_count) == 104, "the host puts PagedBatch.part_count there");
+static_assert(offsetof(PagedBatch, part_bytes) == 108, "the host puts PagedBatch.part_bytes there");
+static_assert(offsetof(PagedBatch, tokens) == 112, "the host puts PagedBatch.tokens there");
+static_assert(offsetof(PagedBatch, block_tokens) == 116, "the host puts PagedBatch.block_tokens there");
+static_assert(offsetof(PagedBatch, block_count) == 120, "the host puts PagedBatch.block_count there");
+static_assert(offsetof(PagedBatch, first_slot) == 124, "the host puts PagedBatch.first_slot there");
+static_assert(offsetof(PagedBatch, tile_tokens) == 128, "the host puts PagedBatch.tile_tokens there");
+static_assert(offsetof(PagedBatch, width) == 132, "the host puts PagedBatch.width there");
+static_assert(offsetof(PagedBatch, flags) == 136, "the host puts PagedBatch.flags there");
+static_assert(offsetof(PagedBatch, reserved) == 140, "the host puts PagedBatch.reserved there");
+static_assert(sizeof(PagedBatch) == 144, "the host takes PagedBatch to be so long");
 
 }  // namespace gcos

@@ -157,10 +157,6 @@ GCOS_DEVICE void checksum_batch(const ChecksumBatch& batch, ChecksumShared& shar
         sum_of(shared, at<const GrainRun>(batch.runs), at<const Grain>(batch.grains)[i]);
     if (thread_index() == 0) at<std::uint32_t>(batch.sums)[i] = sum;
   }
-  // The sums of a block are this thread's alone.
-  if (thread_index() == 0) {
-    fetch_add_release<Scope::kSystem>(at<std::uint32_t>(batch.done), std::uint32_t{1});
-  }
 }
 
 }  // namespace gcos

@@ -70,12 +70,6 @@ GCOS_DEVICE void copy_run(const CopyRun& run) {
   }
 }
 
-// Says that this block has done its part, once all its threads have.
-GCOS_DEVICE void finish_block(std::uint64_t done) {
-  sync_block();
-  if (thread_index() == 0) fetch_add_release<Scope::kSystem>(at<std::uint32_t>(done), std::uint32_t{1});
-}
-
 // Carries out a batch; the warps of all blocks take turns. A warp has its next run fetched while it copies.
 GCOS_DEVICE void copy_batch(const CopyBatch& batch) {
   const CopyRun* runs = at<const CopyRun>(batch.runs);
@@ -93,7 +87,6 @@ GCOS_DEVICE void copy_batch(const CopyBatch& batch) {
       run = next;
     }
   }
-  finish_block(batch.done);
 }
 
 }  // namespace gcos

@@ -5,8 +5,8 @@
 // neighbouring threads at neighbouring units, while what the next tile needs from the table is on its
 // way.
 //
-// A table that names a block that does not exist costs nothing but its tokens: they are left out, on both
-// sides, and counted.
+// A table that names a block that does not exist costs nothing but its tokens: they are left out, and a word
+// says so.
 #pragma once
 
 #include <cstdint>
@@ -146,7 +146,7 @@ GCOS_DEVICE void paged_batch(const PagedBatch& batch, PagedShared& shared) {
   const std::uint32_t count =
       tiles * batch.layer_count * batch.plane_count * batch.part_count;
   const std::uint64_t* layers = at<const std::uint64_t>(batch.layers);
-  std::uint32_t refused = 0;
+  bool refused = false;
   std::uint32_t turn = 0;
   std::uint32_t index = block_index();
   Tile tile{};
@@ -160,7 +160,7 @@ GCOS_DEVICE void paged_batch(const PagedBatch& batch, PagedShared& shared) {
     // The tile's pages are there, and nobody reads those of the tile before any more.
     sync_block();
     const std::uint64_t* pages = shared.pages[turn];
-    if (thread < tile.count && pages[thread] == kNowhere) ++refused;
+    refused = refused || (thread < tile.count && pages[thread] == kNowhere);
     turn ^= 1;
     index += grid_blocks();
     Tile next{};
@@ -176,10 +176,7 @@ GCOS_DEVICE void paged_batch(const PagedBatch& batch, PagedShared& shared) {
     tile = next;
     layer = next_layer;
   }
-  if (refused != 0) {
-    fetch_add_relaxed<Scope::kSystem>(at<std::uint32_t>(batch.refused), refused);
-  }
-  finish_block(batch.done);
+  if (refused) store_relaxed<Scope::kSystem>(at<std::uint32_t>(batch.refused), std::uint32_t{1});
 }
 
 }  // namespace gcos

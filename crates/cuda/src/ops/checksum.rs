@@ -4,7 +4,7 @@ use std::time::Duration;
 use gcos_layout::gpu::{ChecksumBatch, Grain, GrainRun};
 
 use super::memory::named;
-use super::scratch::{DONE_AT, HEAD_BYTES};
+use super::scratch::HEAD_BYTES;
 use super::{Flight, Memory, Ops, crc};
 use crate::{GpuError, Stream};
 
@@ -121,7 +121,6 @@ impl Ops {
             runs: lease.address(HEAD_BYTES)?,
             grains: lease.address(grains_at)?,
             sums: lease.address(sums_at)?,
-            done: lease.address(DONE_AT)?,
             grain_count: plan.parts.len() as u32,
             reserved: 0,
         };

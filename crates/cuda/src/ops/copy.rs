@@ -3,7 +3,7 @@ use std::sync::Arc;
 use gcos_layout::gpu::{CopyBatch, CopyRun};
 
 use super::memory::named;
-use super::scratch::{DONE_AT, HEAD_BYTES};
+use super::scratch::HEAD_BYTES;
 use super::{Memory, OpTicket, Ops};
 use crate::{GpuError, Stream};
 
@@ -68,12 +68,8 @@ impl Ops {
             return Ok(OpTicket { flight: None });
         }
         let lease = Arc::new(self.pool.take(&bytes, 0)?);
-        let batch = CopyBatch {
-            runs: lease.address(HEAD_BYTES)?,
-            done: lease.address(DONE_AT)?,
-            run_count: runs as u32,
-            reserved: 0,
-        };
+        let batch =
+            CopyBatch { runs: lease.address(HEAD_BYTES)?, run_count: runs as u32, reserved: 0 };
         let warps = self.copy.threads / 32;
         let blocks = batch.run_count.div_ceil(warps).min(self.copy.most_blocks);
         let shape = (self.copy, blocks);

@@ -2,9 +2,9 @@ use std::sync::Arc;
 
 use gcos_layout::gpu::{PagedBatch, flag};
 
-use super::scratch::{DONE_AT, HEAD_BYTES, Lease, Pool, REFUSED_AT};
+use super::scratch::{HEAD_BYTES, REFUSED_AT};
 use super::{Memory, ObjectLayout, OpTicket, Ops, PageLayout};
-use crate::{GpuError, Stream};
+use crate::{DeviceMemory, DeviceSlice, GpuError, Stream};
 
 pub(super) const KERNEL: &str = "gcos_paged_copy";
 
@@ -17,8 +17,8 @@ const SMALL_TILE: u64 = 4 << 10;
 pub struct PagedKv {
     layers: Vec<Memory>,
     layout: PageLayout,
-    /// The layers' addresses, where kernels read them.
-    addresses: Lease,
+    /// The layers' addresses, where kernels read them: every warp does, which host memory is too slow for.
+    addresses: DeviceSlice,
     /// All addresses, strides and lengths of pages, or'ed.
     alignment: u64,
 }
@@ -67,12 +67,14 @@ struct Found {
 }
 
 impl Ops {
-    /// A cache whose layers lie in `layers`, in order.
+    /// A cache whose layers lie in `layers`, in order. Eight bytes a layer of `memory` hold their addresses.
     ///
     /// # Errors
-    /// [`GpuError::Invalid`] when a layer is shorter than the layout, of another GPU, or there is none.
+    /// [`GpuError::Invalid`] when a layer is shorter than the layout, of another GPU, or there is none;
+    /// [`GpuError::NoRoom`], [`GpuError::Cuda`].
     pub fn paged_kv(
         &self,
+        memory: &DeviceMemory,
         layers: Vec<Memory>,
         layout: PageLayout,
     ) -> Result<Arc<PagedKv>, GpuError> {
@@ -101,7 +103,9 @@ impl Ops {
             alignment |= layer.address();
             bytes.extend_from_slice(&layer.address().to_le_bytes());
         }
-        let addresses = Pool::take(&self.pool, &bytes, 0)?;
+        let addresses = memory.alloc(bytes.len(), 256)?.as_slice();
+        Memory::of(&addresses).is_of(self.gpu())?;
+        addresses.copy_in(0, &bytes)?;
         Ok(Arc::new(PagedKv { layers, layout, addresses, alignment }))
     }
 
@@ -152,10 +156,9 @@ impl Ops {
         }
         let lease = Arc::new(self.pool.take(&bytes, 0)?);
         let batch = PagedBatch {
-            layers: kv.addresses.address(HEAD_BYTES)?,
+            layers: kv.addresses.device_address(),
             table: address.map_or_else(|| lease.address(HEAD_BYTES), Ok)?,
             object: object.address(),
-            done: lease.address(DONE_AT)?,
             refused: lease.address(REFUSED_AT)?,
             object_layer_stride: at.layer_stride,
             object_plane_stride: at.plane_stride,

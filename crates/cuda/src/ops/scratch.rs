@@ -6,13 +6,13 @@ use std::sync::atomic::Ordering;
 
 use parking_lot::Mutex;
 
-use crate::{Gpu, GpuError, Pinned};
+use crate::{Gpu, GpuError, Pinned, PinnedSlice};
 
-/// Bytes at the start of a lease: the counters that kernels add to, on a line of their own.
+/// Bytes at the start of a lease: what says how far the work is, on a line of its own.
 pub(super) const HEAD_BYTES: usize = 128;
-/// Where the counter of finished blocks is.
+/// Where the word is that turns 1 when the stream has passed the kernel.
 pub(super) const DONE_AT: usize = 0;
-/// Where the counter of what was refused is.
+/// Where the word is that says that something was left out.
 pub(super) const REFUSED_AT: usize = 4;
 
 /// Least length of a piece.
@@ -39,7 +39,7 @@ impl Pool {
         Arc::new(Self { gpu: Arc::clone(gpu), idle: Mutex::default() })
     }
 
-    /// A piece that holds `bytes` after its counters, which are 0.
+    /// A piece that holds `bytes` after its head, which is 0, and has `room` more bytes.
     pub(super) fn take(self: &Arc<Self>, bytes: &[u8], room: usize) -> Result<Lease, GpuError> {
         let len = HEAD_BYTES + bytes.len() + room;
         let found = {
@@ -73,12 +73,17 @@ impl Lease {
         stored.map_err(|source| self.out_of_bounds(source))
     }
 
+    /// The word that turns 1 when the stream has passed the kernel.
+    pub(super) fn done(&self) -> Result<PinnedSlice, GpuError> {
+        self.pinned()?.slice(DONE_AT, 4)
+    }
+
     /// Device address of the byte at `offset`.
     pub(super) fn address(&self, offset: usize) -> Result<u64, GpuError> {
         Ok(self.pinned()?.device_address() + offset as u64)
     }
 
-    /// A counter; what kernels did before they added to it is seen.
+    /// A word of the head; what was done before it was written is seen.
     pub(super) fn counter(&self, offset: usize) -> Result<u32, GpuError> {
         let loaded = self.pinned()?.memory().load_u32(offset, Ordering::Acquire);
         loaded.map_err(|source| self.out_of_bounds(source))

@@ -4,7 +4,7 @@ use std::time::Duration;
 use super::scratch::{DONE_AT, Lease, REFUSED_AT};
 use crate::{Event, GpuError, poll};
 
-/// Looks at the counter for each question to the driver, which tells of failures.
+/// Looks at the word for each question to the driver, which tells of failures.
 const LOOKS: u32 = 64;
 
 /// A kernel under way.
@@ -12,32 +12,31 @@ const LOOKS: u32 = 64;
 pub(super) struct Flight {
     event: Event,
     lease: Arc<Lease>,
-    blocks: u32,
     looks: u32,
 }
 
 impl Flight {
-    pub(super) fn new(event: Event, lease: Arc<Lease>, blocks: u32) -> Self {
-        Self { event, lease, blocks, looks: 0 }
+    pub(super) fn new(event: Event, lease: Arc<Lease>) -> Self {
+        Self { event, lease, looks: 0 }
     }
 
     pub(super) fn lease(&self) -> &Lease {
         &self.lease
     }
 
-    /// Whether all blocks are through. Never waits.
+    /// Whether the stream has passed it. Never waits.
     pub(super) fn ended(&mut self) -> Result<bool, GpuError> {
-        if self.lease.counter(DONE_AT)? == self.blocks {
+        if self.lease.counter(DONE_AT)? != 0 {
             return Ok(true);
         }
         self.looks += 1;
         if !self.looks.is_multiple_of(LOOKS) || !self.event.query()? {
             return Ok(false);
         }
-        if self.lease.counter(DONE_AT)? == self.blocks {
+        if self.lease.counter(DONE_AT)? != 0 {
             return Ok(true);
         }
-        let reason = "a kernel ended without all of its blocks; the GPU's log may say why";
+        let reason = "the stream has passed an operation whose end it did not write";
         let ordinal = self.event.gpu().ordinal();
         Err(GpuError::Stream { ordinal, reason: reason.to_owned() })
     }
@@ -51,15 +50,16 @@ impl Flight {
         Err(GpuError::TimedOut { ordinal, what: "an operation", after: deadline })
     }
 
-    /// Refuses a result where pieces were left out.
+    /// Refuses a result where tokens were left out.
     pub(super) fn nothing_refused(&self) -> Result<(), GpuError> {
         match self.lease.counter(REFUSED_AT)? {
             0 => Ok(()),
-            refused => Err(GpuError::Invalid {
+            _ => Err(GpuError::Stream {
                 ordinal: self.event.gpu().ordinal(),
-                what: "pieces of tokens whose block or slot the cache does not have",
-                expected: "none; they were left out, the others copied",
-                got: u64::from(refused),
+                reason:
+                    "a table in device memory names blocks or slots that the cache does not have; \
+                         their tokens were left out, all others copied"
+                        .to_owned(),
             }),
         }
     }
@@ -90,8 +90,8 @@ impl OpTicket {
     ///
     /// # Errors
     /// [`GpuError::TimedOut`] when it has not within `deadline`: it may still go on.
-    /// [`GpuError::Cuda`] or [`GpuError::Stream`] when work on the GPU failed; [`GpuError::Invalid`] when
-    /// a table in device memory named what the cache does not have.
+    /// [`GpuError::Cuda`] or [`GpuError::Stream`] when work on the GPU failed, or a table in device memory
+    /// named what the cache does not have.
     pub fn wait(self, deadline: Duration) -> Result<(), GpuError> {
         let Some(mut flight) = self.flight else { return Ok(()) };
         flight.wait(deadline)?;

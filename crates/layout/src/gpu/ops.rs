@@ -32,8 +32,6 @@ records! {
         grains: u64,
         /// Device address of the sums, a word of 32 bits for each grain.
         sums: u64,
-        /// Device address of a counter of 32 bits: blocks whose sums are all final.
-        done: u64,
         /// Number of grains.
         grain_count: u32,
         /// 0.
@@ -54,8 +52,6 @@ records! {
     pub struct CopyBatch {
         /// Device address of the runs.
         runs: u64,
-        /// Device address of a counter of 32 bits: blocks whose runs are all copied.
-        done: u64,
         /// Number of runs.
         run_count: u32,
         /// 0.
@@ -76,10 +72,8 @@ records! {
         table: u64,
         /// Device address of the object.
         object: u64,
-        /// Device address of a counter of 32 bits: blocks of threads that are through.
-        done: u64,
-        /// Device address of a counter of 32 bits: pieces left out, since the table names a block that
-        /// does not exist.
+        /// Device address of a word of 32 bits: 1 once tokens were left out, since the table names a block
+        /// that does not exist for them.
         refused: u64,
         /// Bytes from one layer to the next in the object.
         object_layer_stride: u64,
