@@ -1,3 +1,4 @@
+use gcos_engine::device::GpuError;
 use gcos_engine::{IoError, IoErrorKind};
 use gcos_hw::HwError;
 use gcos_layout::media::FormatError;
@@ -97,6 +98,9 @@ pub enum StoreError {
     /// Memory could not be had or used.
     #[error("device memory")]
     Memory(#[from] HwError),
+    /// A GPU failed, or its memory could not be used.
+    #[error("GPU")]
+    Gpu(#[from] GpuError),
     /// The pool lost the drive that the operation needs, or too many superblock copies of it.
     #[error("{drive} is out of use: {reason}")]
     DriveFailed {
@@ -131,6 +135,18 @@ impl StoreError {
             StoreError::Io(error) => error.to_string(),
             other => other.to_string(),
         }
+    }
+
+    /// The message, with those of its sources.
+    pub(crate) fn chain(&self) -> String {
+        let mut text = self.to_string();
+        let mut source = std::error::Error::source(self);
+        while let Some(error) = source {
+            text.push_str(": ");
+            text.push_str(&error.to_string());
+            source = error.source();
+        }
+        text
     }
 
     pub(crate) fn invalid(

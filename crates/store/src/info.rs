@@ -189,6 +189,12 @@ pub struct Stats {
     pub chunks_deallocated: u64,
     /// Bytes copied through staging memory because the caller's memory was not device-visible.
     pub staged_bytes: u64,
+    /// Gets (layers counted each) that the GPU and the drives did by themselves: a part of the hits.
+    pub device_gets: u64,
+    /// Puts whose data the GPU and the drives moved by themselves.
+    pub device_puts: u64,
+    /// Gets and puts on a GPU's stream that the host did, since the GPU and the drives could not.
+    pub device_fallbacks: u64,
     /// Drives in use.
     pub drives_online: u64,
     /// Drives of the pool that are missing or have failed.

@@ -37,8 +37,13 @@ mod turns;
 /// Whether bugs can be planted in this build and its waits be simulated (feature `canary`).
 pub const CANARIES: bool = cfg!(feature = "canary");
 
+pub use canary::Canary;
 #[cfg(feature = "canary")]
-pub use canary::{Canary, plant};
+pub use canary::plant;
+pub use device::{
+    DeviceGets, DevicePut, DeviceRun, DeviceSegment, DeviceSink, DeviceSource, Layer, LayerPart,
+    LayerSink, Layers,
+};
 pub use error::StoreError;
 pub use format::{Contents, format, probe};
 pub use info::{Lookup, MissReason, ObjectInfo, PoolInfo, PutOutcome, RecoveryReport, Stats};

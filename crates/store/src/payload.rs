@@ -83,11 +83,18 @@ pub(crate) fn grains_of(
     Ok(())
 }
 
+/// Memory that the host does not see, read piece by piece.
+pub(crate) trait Fetch: std::fmt::Debug {
+    /// Copies the bytes from `offset` on.
+    fn fetch(&self, offset: usize, out: &mut [u8]) -> Result<(), StoreError>;
+}
+
 /// Where a payload comes from.
 #[derive(Debug)]
 pub(crate) enum From<'a> {
     Bytes(&'a [u8]),
     Dma(Gather),
+    Device(&'a dyn Fetch),
 }
 
 impl<'a> From<'a> {
@@ -113,6 +120,12 @@ impl<'a> From<'a> {
                 Ok(())
             }
             From::Dma(gather) => grains_of(&gather.cut(offset, len)?, len, out),
+            From::Device(memory) => {
+                let mut bytes = vec![0; len];
+                memory.fetch(offset, &mut bytes)?;
+                out.extend(bytes.chunks(GRAIN_BYTES as usize).map(crc32c));
+                Ok(())
+            }
         }
     }
 
@@ -153,15 +166,27 @@ impl<'a> From<'a> {
                 Ok(Staged { segments, front: Some(lease), copied: len as u64 })
             }
             From::Bytes(bytes) => {
-                let lease = staging.take(front + padded)?;
-                let all = lease.slice(0, front + padded)?;
-                all.write(front, bytes.get(offset..offset + len).unwrap_or_default())?;
-                all.fill(front + len, padded - len, 0)?;
-                let segments = std::iter::once(all).collect();
-                Ok(Staged { segments, front: Some(lease), copied: len as u64 })
+                let bytes = bytes.get(offset..offset + len).unwrap_or_default();
+                stage_bytes(staging, front, bytes)
+            }
+            From::Device(memory) => {
+                let mut bytes = vec![0; len];
+                memory.fetch(offset, &mut bytes)?;
+                stage_bytes(staging, front, &bytes)
             }
         }
     }
+}
+
+/// A copy of some bytes in staging memory, padded with zeros to whole blocks, behind `front` bytes.
+fn stage_bytes(staging: &Arc<Staging>, front: usize, bytes: &[u8]) -> Result<Staged, StoreError> {
+    let (len, padded) = (bytes.len(), bytes.len().next_multiple_of(BLOCK_BYTES));
+    let lease = staging.take(front + padded)?;
+    let all = lease.slice(0, front + padded)?;
+    all.write(front, bytes)?;
+    all.fill(front + len, padded - len, 0)?;
+    let segments = std::iter::once(all).collect();
+    Ok(Staged { segments, front: Some(lease), copied: len as u64 })
 }
 
 /// Memory ready for a request. The lease must outlive it.

@@ -9,6 +9,7 @@ use gcos_layout::media::Uuid;
 use parking_lot::{Condvar, Mutex};
 
 use crate::canary::{self, Canary};
+use crate::device::{Device, Reaper};
 use crate::drive::{Drive, DriveStatus};
 use crate::index::Id;
 use crate::journal::{Item, Journal, Waiter, Written};
@@ -39,6 +40,9 @@ pub(crate) struct Counters {
     pub(crate) checkpoints: AtomicU64,
     pub(crate) chunks_deallocated: AtomicU64,
     pub(crate) staged_bytes: AtomicU64,
+    pub(crate) device_gets: AtomicU64,
+    pub(crate) device_puts: AtomicU64,
+    pub(crate) device_fallbacks: AtomicU64,
 }
 
 /// Adds to a counter. Counters order nothing.
@@ -82,6 +86,9 @@ pub(crate) struct Pool {
     pub(crate) options: OpenOptions,
     pub(crate) counters: Counters,
     pub(crate) closed: AtomicBool,
+    /// What there is for each GPU that was used.
+    pub(crate) devices: Mutex<Vec<Arc<Device>>>,
+    pub(crate) reaper: Reaper,
     lost_relaxed: AtomicBool,
     /// The generation of what is put next.
     next_generation: AtomicU64,
@@ -105,6 +112,8 @@ impl Pool {
             options,
             counters: Counters::default(),
             closed: AtomicBool::new(false),
+            devices: Mutex::default(),
+            reaper: Reaper::default(),
             lost_relaxed: AtomicBool::new(false),
             next_generation: AtomicU64::new(next_generation),
         }

@@ -2,6 +2,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use gcos_engine::Engine;
+use gcos_engine::device::{DeviceBuffer, Gpu, Stream};
 use gcos_hw::DmaBuffer;
 use gcos_layout::media::BLOCK_BYTES;
 use parking_lot::Mutex;
@@ -16,8 +17,9 @@ use crate::pool::{Member, Pool, count, now_seconds};
 use crate::put::{Begun, Writing, check_key};
 use crate::state::State;
 use crate::{
-    Durability, Lookup, MissReason, ObjectInfo, OpenOptions, PoolInfo, PutOptions, PutOutcome,
-    RecoveryReport, Sink, Source, Stats, StoreError, format, recover, turns,
+    DeviceGets, DevicePut, DeviceSink, DeviceSource, Durability, LayerSink, Layers, Lookup,
+    MissReason, ObjectInfo, OpenOptions, PoolInfo, PutOptions, PutOutcome, RecoveryReport, Sink,
+    Source, Stats, StoreError, format, recover, turns,
 };
 
 /// Payload bytes that `put_many` and `get_many` keep under way at a time.
@@ -273,6 +275,75 @@ impl Store {
         }
     }
 
+    /// Reads objects into GPU memory, in the order of a stream: the reads begin when the work before them in
+    /// the stream has ended, and the work behind them sees what the drives returned. Nothing here waits for
+    /// the stream. [`DeviceGets::wait`] says whether the bytes are those that were stored.
+    ///
+    /// The first use of a GPU takes the time to get memory that it and the drives reach. Memory that drives
+    /// reach comes from [`Store::device_buffer`], or from the engines' own.
+    ///
+    /// # Errors
+    /// When the stream takes no work, or the store is closed. Everything else is told of each item.
+    pub fn get_on<'k>(
+        &self,
+        stream: &Stream,
+        items: impl IntoIterator<Item = (&'k [u8], DeviceSink)>,
+    ) -> Result<DeviceGets, StoreError> {
+        let items = items.into_iter().map(|(key, sink)| (key.to_vec(), sink));
+        DeviceGets::begin(&self.pool, stream, items)
+    }
+
+    /// Stores an object from GPU memory, in the order of a stream: checksums and writes begin when the work
+    /// before them in the stream has ended, the work behind them when the payload has been written.
+    /// [`DevicePut::wait`] makes the object durable and visible; until then other puts of the key wait, also
+    /// those of the same thread. Finding room may take journal writes, which are waited for here.
+    ///
+    /// # Errors
+    /// As [`Store::put`], for what shows before anything is moved.
+    pub fn put_on(
+        &self,
+        stream: &Stream,
+        key: &[u8],
+        source: impl Into<DeviceSource>,
+        options: &PutOptions,
+    ) -> Result<DevicePut, StoreError> {
+        DevicePut::begin(&self.pool, stream, key, source.into(), options)
+    }
+
+    /// Reads objects layer by layer into GPU memory: each layer is a list of ranges of the objects. At most
+    /// `prefetch` layers are under way, each in the order of the stream at the time when it was launched, in
+    /// streams of the store's own; they are yielded in order, verified. The grains (64 KiB) that two layers
+    /// share are read for each.
+    ///
+    /// # Errors
+    /// [`StoreError::WrongSize`] when a range is not inside its object, [`StoreError::Invalid`] for numbers
+    /// without sense; when the stream takes no work. Everything else is told of each layer.
+    pub fn get_layers<'s>(
+        &self,
+        stream: &'s Stream,
+        keys: &[&[u8]],
+        layers: Vec<LayerSink>,
+        prefetch: usize,
+    ) -> Result<Layers<'s>, StoreError> {
+        Layers::begin(&self.pool, stream, keys, layers, prefetch)
+    }
+
+    /// Memory that a GPU and the pool's drives reach: gets into it and puts from it move whole blocks
+    /// without a copy. Its content is unspecified.
+    ///
+    /// # Errors
+    /// [`StoreError::Gpu`] when there is no more, [`StoreError::Invalid`] where there is none that both reach.
+    pub fn device_buffer(&self, gpu: &Arc<Gpu>, len: usize) -> Result<DeviceBuffer, StoreError> {
+        self.pool.device(gpu).buffer(len)
+    }
+
+    /// How objects move between each drive, by index, and a GPU: for people. Empty where the host moves
+    /// them.
+    #[must_use]
+    pub fn device_paths(&self, gpu: &Arc<Gpu>) -> Vec<String> {
+        self.pool.device(gpu).paths()
+    }
+
     fn with_live<R>(&self, key: &[u8], f: impl FnOnce(&mut State, Id) -> R) -> Option<R> {
         let mut state = self.pool.state.lock();
         let id = state.index.find(key)?;
@@ -425,6 +496,9 @@ impl Store {
             checkpoints: get(&c.checkpoints),
             chunks_deallocated: get(&c.chunks_deallocated),
             staged_bytes: get(&c.staged_bytes),
+            device_gets: get(&c.device_gets),
+            device_puts: get(&c.device_puts),
+            device_fallbacks: get(&c.device_fallbacks),
             drives_online: online as u64,
             drives_lost: (pool.members.len() - online) as u64,
         }
@@ -485,6 +559,10 @@ impl Store {
         let written = self.checkpoint();
         self.pool.closed.store(true, Ordering::Release);
         let mut result = written;
+        // GPUs give the drives' queues back first.
+        for device in self.pool.devices.lock().iter() {
+            result = result.and(device.shutdown(self.pool.options.io_deadline));
+        }
         for member in self.pool.present() {
             if !member.drive.online() {
                 result = result.and(Err(member.drive.failed("it could not be closed in order")));

@@ -35,6 +35,14 @@ pub(super) struct Places<'a> {
 }
 
 impl Places<'_> {
+    /// Checks that there is a place for each piece, before anything is planned.
+    fn check(&self) -> Result<(), StoreError> {
+        match self.pieces.len() == self.shape.pieces() {
+            true => Ok(()),
+            false => Err(StoreError::Closed),
+        }
+    }
+
     /// Slot that a part of the payload lies in, and the offset of its first byte from the slot's start.
     fn place(&self, piece: Option<usize>, offset: u32) -> Result<(Location, u64), StoreError> {
         match piece {
@@ -126,6 +134,7 @@ impl Plan {
         target: &Spans,
         header: bool,
     ) -> Result<(), StoreError> {
+        places.check()?;
         let wanted = offset..offset + target.len();
         let start = wanted.start / GRAIN * GRAIN;
         let payload_len = u64::from(places.shape.payload_len());
@@ -168,8 +177,8 @@ impl Plan {
 
     /// Adds writes of a whole payload to the places that were taken for it.
     pub(super) fn write(&mut self, places: Places<'_>, source: &Spans) -> Result<(), StoreError> {
-        let index = self.items.len();
-        let grains = self.grains;
+        places.check()?;
+        let (index, grains) = (self.items.len(), self.grains);
         self.header = None;
         for part in places.shape.parts(0, places.shape.payload_len()) {
             let (slot, base) = places.place(part.piece, part.offset)?;

@@ -3,6 +3,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
+use gcos_engine::device::{DeviceEngine, Gpu};
 use gcos_engine::{Engine, Geometry, IoError, IoErrorKind, Op, Request, Ticket};
 use gcos_hw::{DmaMapper, DmaSpace, HwError, SharedMemory};
 use parking_lot::Mutex;
@@ -40,6 +41,8 @@ pub(crate) struct MemDrive {
     pub(crate) writes: AtomicU64,
     pub(crate) flushes: AtomicU64,
     pub(crate) deallocated: Mutex<Vec<(u64, u64)>>,
+    /// What a GPU finds.
+    pub(crate) device: Mutex<Option<Arc<dyn DeviceEngine>>>,
 }
 
 impl MemDrive {
@@ -64,6 +67,7 @@ impl MemDrive {
             writes: AtomicU64::new(0),
             flushes: AtomicU64::new(0),
             deallocated: Mutex::default(),
+            device: Mutex::default(),
         })
     }
 
@@ -252,6 +256,9 @@ impl Engine for MemEngine {
         let result = self.execute(&request);
         let result = result.map_err(|(kind, detail)| request.error(&self.geometry, kind, detail));
         Ok(Box::new(Ended(Some(result))))
+    }
+    fn device(&self, gpu: &Gpu) -> Option<Arc<dyn DeviceEngine>> {
+        self.drive.device.lock().clone().filter(|engine| engine.gpu().same(gpu))
     }
     fn shutdown(&self, _deadline: Duration) -> Result<(), IoError> {
         self.drive.write_back();

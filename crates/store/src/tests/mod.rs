@@ -1,6 +1,7 @@
 //! Tests of the whole store on a drive in memory that can lose what was not flushed.
 
 mod crash;
+mod device;
 mod drive;
 mod eviction;
 mod faults;

@@ -1,0 +1,317 @@
+//! Puts on a stream.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use gcos_engine::device::{Event, Stream};
+use gcos_layout::media::PutRecord;
+
+use super::context::Device;
+use super::gets::patience;
+use super::held;
+use super::launch::{Failed, Flight, Launch};
+use super::memory::{DeviceSource, Direction};
+use super::plan::{Places, Plan};
+use super::reaper::Pending;
+use crate::payload::{Fetch, From};
+use crate::pool::{Pool, count};
+use crate::put::{Begun, Writing};
+use crate::{Durability, PutOptions, PutOutcome, StoreError};
+
+/// A put under way on a stream.
+///
+/// The stream goes on when the payload has been read; what was put there may be overwritten by what comes
+/// behind [`crate::Store::put_on`] in it only after [`DevicePut::wait`] has returned, since the put may have
+/// to read it again. Nobody sees the object before. Dropping this gives the put up: nothing waits, and its
+/// space is free when the I/O has ended.
+#[derive(Debug)]
+pub struct DevicePut {
+    inner: Option<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    pool: Arc<Pool>,
+    device: Arc<Device>,
+    key: Vec<u8>,
+    source: DeviceSource,
+    options: PutOptions,
+    state: State,
+    /// The end of what was in the stream before: the payload is there then.
+    before: Event,
+}
+
+#[derive(Debug)]
+enum State {
+    /// The key exists and stays; its record may still wait in the journal of this drive.
+    Kept(Option<u8>),
+    /// Its space is taken. `None`: the host does everything.
+    Writing(Option<Writing>, Option<Flight>),
+}
+
+/// A payload in GPU memory, as the host reads it.
+#[derive(Debug)]
+struct FromDevice<'a> {
+    device: &'a Device,
+    source: &'a DeviceSource,
+    deadline: Duration,
+}
+
+impl Fetch for FromDevice<'_> {
+    fn fetch(&self, offset: usize, out: &mut [u8]) -> Result<(), StoreError> {
+        let offset = offset as u64;
+        self.device.move_bytes(self.source, offset, out, Direction::Out, self.deadline)
+    }
+}
+
+fn places<'a>(record: &'a PutRecord, writing: &Writing) -> Places<'a> {
+    Places {
+        shape: record.shape,
+        pieces: &record.pieces,
+        head: record.head,
+        header_bytes: writing.header_bytes().into(),
+    }
+}
+
+impl DevicePut {
+    pub(crate) fn begin(
+        pool: &Arc<Pool>,
+        stream: &Stream,
+        key: &[u8],
+        source: DeviceSource,
+        options: &PutOptions,
+    ) -> Result<Self, StoreError> {
+        source.check(stream.gpu())?;
+        let device = pool.device(stream.gpu());
+        let before = stream.record()?;
+        let state = loop {
+            match pool.prepare_put(key, source.len(), options)? {
+                Begun::Kept(waits) => break State::Kept(waits),
+                Begun::Busy => pool.await_key(key)?,
+                Begun::Writing(writing) => {
+                    let flight = launch(pool, &device, stream, &writing, &source);
+                    break State::Writing(Some(writing), flight);
+                }
+            }
+        };
+        let (pool, key, options) = (Arc::clone(pool), key.to_vec(), *options);
+        Ok(Self { inner: Some(Inner { pool, device, key, source, options, state, before }) })
+    }
+
+    /// Whether [`DevicePut::wait`] would not have to wait for the stream.
+    pub fn poll(&mut self) -> bool {
+        self.inner.as_mut().is_none_or(Inner::ended)
+    }
+
+    /// Waits for the stream, writes what is left and makes the object durable, as [`crate::Store::put`]
+    /// does.
+    ///
+    /// # Errors
+    /// As [`crate::Store::put`]; nothing of the object is visible then.
+    pub fn wait(self) -> Result<PutOutcome, StoreError> {
+        Self::wait_all(vec![self]).pop().unwrap_or(Err(StoreError::Closed))
+    }
+
+    /// Waits for several puts, whose records then go together. One result for each, in order.
+    pub fn wait_all(puts: Vec<Self>) -> Vec<Result<PutOutcome, StoreError>> {
+        let mut results: Vec<Option<Result<PutOutcome, StoreError>>> = Vec::new();
+        let mut groups: Vec<Group> = Vec::new();
+        for (index, mut put) in puts.into_iter().enumerate() {
+            let Some(inner) = put.inner.take() else {
+                results.push(Some(Err(StoreError::Closed)));
+                continue;
+            };
+            let (pool, durability) = (Arc::clone(&inner.pool), inner.options.durability);
+            results.push(match inner.finish() {
+                Ok(Finished::Kept) => Some(Ok(PutOutcome::Kept)),
+                Ok(Finished::Writing(writing)) => {
+                    Group::of(&mut groups, &pool, durability).add(index, writing);
+                    None
+                }
+                Err(error) => Some(Err(error)),
+            });
+        }
+        for Group { pool, durability, indices, puts } in groups {
+            let outcomes = pool.commit_puts(puts, durability);
+            for (index, outcome) in indices.into_iter().zip(outcomes) {
+                if let Some(place) = results.get_mut(index) {
+                    *place = Some(outcome);
+                }
+            }
+        }
+        results.into_iter().map(|result| result.unwrap_or(Err(StoreError::Closed))).collect()
+    }
+}
+
+/// Written puts whose records go together.
+struct Group {
+    pool: Arc<Pool>,
+    durability: Durability,
+    indices: Vec<usize>,
+    puts: Vec<Result<Writing, StoreError>>,
+}
+
+impl Group {
+    /// The group of a pool and durability.
+    fn of<'a>(groups: &'a mut Vec<Self>, pool: &Arc<Pool>, durability: Durability) -> &'a mut Self {
+        let same = |group: &Self| Arc::ptr_eq(&group.pool, pool) && group.durability == durability;
+        let index = groups.iter().position(same).unwrap_or(groups.len());
+        if index == groups.len() {
+            let (pool, indices, puts) = (Arc::clone(pool), Vec::new(), Vec::new());
+            groups.push(Self { pool, durability, indices, puts });
+        }
+        &mut groups[index]
+    }
+
+    fn add(&mut self, index: usize, writing: Writing) {
+        self.indices.push(index);
+        self.puts.push(Ok(writing));
+    }
+}
+
+/// Starts checksums and writes; `None` leaves both to the host.
+fn launch(
+    pool: &Arc<Pool>,
+    device: &Arc<Device>,
+    stream: &Stream,
+    writing: &Writing,
+    source: &DeviceSource,
+) -> Option<Flight> {
+    device.direct.as_ref()?;
+    let mut plan = Plan::default();
+    let record = writing.record();
+    plan.write(places(record, writing), &source.spans(0))
+        .and_then(|()| Launch::write(pool, device, stream, &plan, source))
+        .inspect_err(|error| tracing::debug!(%error, "left to the host"))
+        .ok()
+}
+
+/// A put whose data is written, or at least under way by the host's queues.
+enum Finished {
+    Kept,
+    Writing(Writing),
+}
+
+impl Inner {
+    fn ended(&mut self) -> bool {
+        match &mut self.state {
+            State::Writing(_, Some(flight)) => flight.ended(),
+            State::Writing(_, None) => self.before.query().unwrap_or(true),
+            State::Kept(_) => true,
+        }
+    }
+
+    fn finish(mut self) -> Result<Finished, StoreError> {
+        let (writing, flight) = match &mut self.state {
+            State::Kept(waits) => {
+                let waits = *waits;
+                if self.pool.keep(&self.key, waits, self.options.durability)? {
+                    return Ok(Finished::Kept);
+                }
+                return self.again();
+            }
+            State::Writing(writing, flight) => (writing.take(), flight.take()),
+        };
+        let Some(writing) = writing else { return Err(StoreError::Closed) };
+        self.write(writing, flight)
+    }
+
+    fn write(
+        &mut self,
+        mut writing: Writing,
+        flight: Option<Flight>,
+    ) -> Result<Finished, StoreError> {
+        let end = Instant::now() + patience(&self.pool);
+        let arrived = match flight {
+            None => Err(None),
+            Some(mut flight) => {
+                if !flight.wait(patience(&self.pool)) {
+                    let state = State::Writing(Some(writing), Some(flight));
+                    self.pool.reaper.keep(Box::new(Abandoned(state)));
+                    return Err(held::late());
+                }
+                flight.item(0).map_err(Some)
+            }
+        };
+        let pin = self.options.pin;
+        let done = match arrived {
+            Ok(arrived) => {
+                count(&self.pool.counters.device_puts, 1);
+                writing.submit_header(arrived.sums, pin)
+            }
+            Err(failed) => self.write_by_host(&mut writing, failed, end),
+        };
+        match done {
+            Ok(()) => Ok(Finished::Writing(writing)),
+            Err(error) => {
+                writing.abandon(&error);
+                Err(error)
+            }
+        }
+    }
+
+    /// The GPU and the drives did not bring it to a good end: the host reads the payload and writes it.
+    fn write_by_host(
+        &self,
+        writing: &mut Writing,
+        failed: Option<Failed>,
+        end: Instant,
+    ) -> Result<(), StoreError> {
+        let why = match &failed {
+            Some(failed) => failed.error.chain(),
+            None => "not started on the GPU".to_owned(),
+        };
+        self.device.fell_back(&self.pool, &why);
+        // The payload is there once what was in the stream before has ended, and not earlier.
+        let left = end.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+        self.before.synchronize(left)?;
+        writing.submit(&From::Device(&self.source()), self.options.pin)
+    }
+
+    fn source(&self) -> FromDevice<'_> {
+        let deadline = self.pool.options.io_deadline;
+        FromDevice { device: &self.device, source: &self.source, deadline }
+    }
+
+    /// The object that was to be kept is gone: the put begins again, by the host.
+    fn again(&mut self) -> Result<Finished, StoreError> {
+        loop {
+            match self.pool.prepare_put(&self.key, self.source.len(), &self.options)? {
+                Begun::Kept(waits) => {
+                    if self.pool.keep(&self.key, waits, self.options.durability)? {
+                        return Ok(Finished::Kept);
+                    }
+                }
+                Begun::Busy => self.pool.await_key(&self.key)?,
+                Begun::Writing(writing) => return self.write(writing, None),
+            }
+        }
+    }
+}
+
+/// What is left of a put that was given up.
+struct Abandoned(State);
+
+impl Pending for Abandoned {
+    fn ended(&mut self) -> bool {
+        match &mut self.0 {
+            State::Writing(_, Some(flight)) => flight.ended(),
+            _ => true,
+        }
+    }
+
+    fn finish(self: Box<Self>) {
+        if let State::Writing(Some(writing), _) = self.0 {
+            let why = StoreError::invalid("put on a stream", "a wait for its end", "none");
+            writing.abandon(&why);
+        }
+    }
+}
+
+impl Drop for DevicePut {
+    fn drop(&mut self) {
+        if let Some(inner) = self.inner.take() {
+            inner.pool.reaper.keep(Box::new(Abandoned(inner.state)));
+        }
+    }
+}
