@@ -27,6 +27,7 @@ mod pool;
 mod put;
 mod recover;
 mod ring;
+mod scrub;
 mod staging;
 mod state;
 mod store;
@@ -49,6 +50,7 @@ pub use format::{Contents, format, probe};
 pub use info::{Lookup, MissReason, ObjectInfo, PoolInfo, PutOutcome, RecoveryReport, Stats};
 pub use memory::{Sink, Source};
 pub use options::{Durability, FormatOptions, IfExists, OpenOptions, PutOptions};
+pub use scrub::{ScrubCursor, ScrubDamage, ScrubOptions, ScrubReport};
 pub use store::Store;
 #[cfg(feature = "canary")]
 pub use turns::{World, enter};

@@ -5,7 +5,7 @@ use gcos_layout::media::{BLOCK_BYTES, Location, ObjectHeader, Shape};
 
 use crate::canary::{self, Canary};
 use crate::drive::Drive;
-use crate::index::Id;
+use crate::index::{Entry, Id};
 use crate::pool::{Pool, count, now_seconds};
 use crate::{MissReason, ObjectInfo, StoreError};
 
@@ -50,6 +50,19 @@ pub(crate) enum Verdict {
 }
 
 impl Object {
+    /// What an entry says, if it says anything that makes sense.
+    pub(crate) fn of(id: Id, entry: &Entry) -> Option<Self> {
+        Some(Self {
+            id,
+            shape: entry.shape().ok()?,
+            head: entry.head(),
+            pieces: entry.pieces().collect(),
+            generation: entry.generation,
+            root: entry.root,
+            info: ObjectInfo::of(entry),
+        })
+    }
+
     /// Bytes of the object's header on its drive, for a key of this length.
     pub(crate) fn header_bytes(&self, key: &[u8]) -> u32 {
         self.shape.header_blocks(key.len()) * BLOCK_BYTES as u32
@@ -130,16 +143,7 @@ impl Pool {
             };
             return Err(StoreError::WrongSize { object, target });
         }
-        let Ok(shape) = entry.shape() else { return Ok(Err(MissReason::Absent)) };
-        let object = Object {
-            id,
-            shape,
-            head: entry.head(),
-            pieces: entry.pieces().collect(),
-            generation: entry.generation,
-            root: entry.root,
-            info: ObjectInfo::of(entry),
-        };
+        let Some(object) = Object::of(id, entry) else { return Ok(Err(MissReason::Absent)) };
         let lost = |drive: &&u8| !self.readable(**drive);
         if let Some(&drive) = object.info.drives.iter().find(lost) {
             return Ok(Err(MissReason::DriveGone { drive }));

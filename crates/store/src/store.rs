@@ -36,7 +36,7 @@ const BATCH_OBJECTS: usize = 256;
 /// operations of the last moments are lost, and the next open recovers.
 #[derive(Debug)]
 pub struct Store {
-    pool: Arc<Pool>,
+    pub(crate) pool: Arc<Pool>,
     recovery: RecoveryReport,
     sweep: Mutex<Sweep>,
     maintainer: Option<Maintainer>,
