@@ -8,7 +8,7 @@ use cudarc::driver::{CudaContext, sys};
 use gcos_hw::SharedMemory;
 use parking_lot::Mutex;
 
-use crate::{Gpu, GpuError, poll};
+use crate::{Gpu, GpuError, current, poll};
 
 /// Bytes that go at a time: at the speed of pinned memory this takes some 20 µs.
 const BOUNCE_BYTES: usize = 1 << 20;
@@ -66,7 +66,7 @@ impl Bounce {
 
     fn end(&self, lane: Lane) {
         let end = |call, f: &mut dyn FnMut() -> sys::CUresult| {
-            if let Err(error) = self.context.bind_to_thread().and_then(|()| f().result()) {
+            if let Err(error) = current::with(self.context.cu_ctx(), f) {
                 tracing::debug!(?error, call, gpu = self.ordinal, "not ended");
             }
         };

@@ -4,6 +4,7 @@ use cudarc::driver::{CudaContext, DriverError, result, sys};
 use parking_lot::Mutex;
 
 use crate::bounce::Bounce;
+use crate::current;
 use crate::gdr::Gdr;
 #[cfg(feature = "played")]
 use crate::played::Played;
@@ -110,6 +111,8 @@ impl Gpu {
             return Err(GpuError::NoGpu { ordinal, count });
         }
         let driver_version = load()?;
+        // Retaining a context makes it current, which the calling thread did not ask for.
+        let _restored = current::Restore::now();
         let fail = |call| move |error: DriverError| GpuError::cuda(ordinal, call, error);
         let context = CudaContext::new(ordinal).map_err(fail("cuDevicePrimaryCtxRetain"))?;
         let device = context.cu_device();
@@ -295,7 +298,7 @@ impl Gpu {
         Ok(value)
     }
 
-    /// Makes the context current in the calling thread and does a call of the driver.
+    /// Does a call of the driver in the GPU's context, whichever is current in the calling thread.
     pub(crate) fn call(
         &self,
         call: &'static str,
@@ -303,7 +306,7 @@ impl Gpu {
     ) -> Result<(), GpuError> {
         match &self.kind {
             Kind::Cuda(cuda) => {
-                let result = cuda.context.bind_to_thread().and_then(|()| f().result());
+                let result = current::with(cuda.context.cu_ctx(), f);
                 result.map_err(|error| GpuError::cuda(self.ordinal, call, error))
             }
             #[cfg(feature = "played")]

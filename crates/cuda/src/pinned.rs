@@ -87,7 +87,8 @@ fn refused(error: GpuError, what: &'static str, flags: u32) -> GpuError {
         }
         "CUDA_ERROR_OUT_OF_MEMORY" => "the system has not enough memory that can be locked",
         _ if flags & sys::CU_MEMHOSTREGISTER_IOMEMORY != 0 => {
-            "the process needs CAP_SYS_ADMIN, or the NVIDIA driver the option PeerMappingOverride=1 \
+            "expected one mapping of a device's registers, and a process with CAP_SYS_ADMIN or the NVIDIA \
+             driver's option PeerMappingOverride=1 \
              (options nvidia NVreg_RegistryDwords=\"PeerMappingOverride=1\" in /etc/modprobe.d)"
         }
         _ => {

@@ -154,7 +154,7 @@ fn registers_of_a_device_are_reached_or_the_cure_is_told() {
 }
 
 #[test]
-fn memory_and_streams_of_another_context_are_refused() {
+fn memory_and_streams_of_another_context_are_refused_and_it_stays_current() {
     let (_alone, gpu) = alone();
     let (mut context, mut address) = (std::ptr::null_mut(), 0);
     let mut stream = std::ptr::null_mut();
@@ -171,6 +171,17 @@ fn memory_and_streams_of_another_context_are_refused() {
     // SAFETY: the stream lives until the context is destroyed below.
     let error = unsafe { Stream::borrow(&gpu, stream as u64) }.unwrap_err().to_string();
     assert!(error.contains("primary context"), "{error}");
+    // What is current in a thread stays so, whatever is done here with another GPU's context.
+    for wanted in [context, std::ptr::null_mut()] {
+        let mut current = std::ptr::null_mut();
+        // SAFETY: the context lives; the pointer is to a live value.
+        unsafe { sys::cuCtxSetCurrent(wanted) }.result().unwrap();
+        drop(Stream::new(&Gpu::open(0).unwrap()).unwrap());
+        suite::copies_of_a_stream_are_done_in_order(&gpu);
+        // SAFETY: as above.
+        unsafe { sys::cuCtxGetCurrent(&mut current) }.result().unwrap();
+        assert_eq!(current, wanted);
+    }
     // SAFETY: nothing of the context is used any more.
     unsafe { sys::cuCtxDestroy_v2(context) }.result().unwrap();
 }

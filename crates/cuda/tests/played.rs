@@ -97,3 +97,21 @@ fn a_stream_that_has_failed_says_so_for_good_and_does_nothing_more() {
     drop(stream);
     assert_eq!(host.memory().load_u32(0, std::sync::atomic::Ordering::Acquire), Ok(0));
 }
+
+/// The build script says what the compiler told it.
+#[test]
+fn kernels_are_built_for_both_generations_where_that_is_required() {
+    let built = gcos_cuda::built_kernels();
+    if option_env!("GCOS_KERNELS") == Some("require") {
+        assert!(!built.is_empty() && !gcos_cuda::kernel_compiler().is_empty());
+    }
+    for kernel in built {
+        for target in ["sm_80", "sm_90"] {
+            let same = |other: &&gcos_cuda::BuiltKernel| {
+                (other.name, other.target) == (kernel.name, target)
+            };
+            assert_eq!(built.iter().filter(same).count(), 1, "{} for {target}", kernel.name);
+        }
+    }
+    assert!(built.is_empty() || built.iter().any(|kernel| kernel.name == "gcos_io"));
+}

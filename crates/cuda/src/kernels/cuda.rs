@@ -96,6 +96,7 @@ impl CudaKernels {
             }
         }
         let mut names: Vec<_> = built_kernels().iter().map(|kernel| kernel.name).collect();
+        names.sort_unstable();
         names.dedup();
         Err(unknown(&format!("there are {}", names.join(", "))))
     }
