@@ -61,6 +61,18 @@ const EDGES: &[Edges] = &[
     Edges { from: "gcos-tools", normal: &["gcos"], dev: &[] },
     // Test suites: programs, nothing depends on them.
     Edges {
+        from: "gcos-gpu-tests",
+        normal: &[
+            "gcos-cuda",
+            "gcos-emulator",
+            "gcos-engine",
+            "gcos-hw",
+            "gcos-layout",
+            "gcos-nvme",
+        ],
+        dev: &[],
+    },
+    Edges {
         from: "gcos-fuzz-targets",
         normal: &[
             "gcos",

@@ -14,6 +14,7 @@ void gcos_io_shared(gcos::Batch);
 void gcos_checksum(gcos::ChecksumBatch);
 void gcos_copy(gcos::CopyBatch);
 void gcos_paged_copy(gcos::PagedBatch);
+void gcos_round_trip(gcos::RoundTrip);
 }
 
 namespace {
@@ -43,6 +44,7 @@ constexpr Kernel kKernels[] = {
     kernel<gcos::ChecksumBatch, gcos_checksum>("gcos_checksum"),
     kernel<gcos::CopyBatch, gcos_copy>("gcos_copy"),
     kernel<gcos::PagedBatch, gcos_paged_copy>("gcos_paged_copy"),
+    kernel<gcos::RoundTrip, gcos_round_trip>("gcos_round_trip"),
 };
 
 }  // namespace

@@ -205,9 +205,29 @@ impl SharedMemory {
     /// [`OutOfBounds`] when the range does not fit.
     #[inline]
     pub fn read(&self, offset: usize, out: &mut [u8]) -> Result<(), OutOfBounds> {
+        if self.is_foreign() && out.len() >= LINE_BYTES {
+            return self.read_foreign(offset, out);
+        }
         let from = self.at(offset, out.len())?;
         // SAFETY: the source range is inside the mapping; `out` is exclusive, so they do not overlap.
         unsafe { ptr::copy_nonoverlapping(from, out.as_mut_ptr(), out.len()) };
+        Ok(())
+    }
+
+    /// Copies out of another device's memory: whole lines by the widest loads, of which many are on the bus
+    /// at a time; plain loads there go one after the other, a microsecond each.
+    fn read_foreign(&self, offset: usize, out: &mut [u8]) -> Result<(), OutOfBounds> {
+        self.at(offset, out.len())?;
+        let before = (offset.next_multiple_of(LINE_BYTES) - offset).min(out.len());
+        let whole = (out.len() - before) / LINE_BYTES * LINE_BYTES;
+        let (head, rest) = out.split_at_mut(before);
+        let (lines, tail) = rest.split_at_mut(whole);
+        self.read_lines(LineLoads::widest(), offset + before, lines)?;
+        for (at, part) in [(offset, head), (offset + before + whole, tail)] {
+            let from = self.at(at, part.len())?;
+            // SAFETY: as in `read`; less than a line.
+            unsafe { ptr::copy_nonoverlapping(from, part.as_mut_ptr(), part.len()) };
+        }
         Ok(())
     }
 
@@ -280,6 +300,15 @@ impl SharedMemory {
     ) -> Result<(), OutOfBounds> {
         let from = source.at(source_offset, len)?;
         let to = self.at(offset, len)?;
+        if source.is_foreign() && len >= LINE_BYTES && !ptr::eq(self, source) {
+            let mut done = 0;
+            return source.for_each_chunk(source_offset, len, |piece| {
+                // SAFETY: the pieces are `len` bytes in all, which fit at `to`, checked just now; they lie on
+                // the stack.
+                unsafe { ptr::copy_nonoverlapping(piece.as_ptr(), to.add(done), piece.len()) };
+                done += piece.len();
+            });
+        }
         // SAFETY: both ranges are inside their mappings; `copy` allows overlap.
         unsafe { ptr::copy(from, to, len) };
         Ok(())
@@ -297,6 +326,9 @@ impl SharedMemory {
         mut f: impl FnMut(&[u8]),
     ) -> Result<(), OutOfBounds> {
         self.at(offset, len)?;
+        if self.is_foreign() {
+            return self.for_each_foreign_chunk(offset, len, f);
+        }
         let mut stack = std::mem::MaybeUninit::<[u8; CHUNK_BYTES]>::uninit();
         let mut done = 0;
         while done < len {
@@ -309,6 +341,25 @@ impl SharedMemory {
                 ptr::copy_nonoverlapping(from, to, take);
                 std::slice::from_raw_parts(to, take)
             };
+            f(piece);
+            done += take;
+        }
+        Ok(())
+    }
+
+    /// As [`SharedMemory::for_each_chunk`], where loads are dearer than clearing the stack.
+    fn for_each_foreign_chunk(
+        &self,
+        offset: usize,
+        len: usize,
+        mut f: impl FnMut(&[u8]),
+    ) -> Result<(), OutOfBounds> {
+        let mut stack = [0; CHUNK_BYTES];
+        let mut done = 0;
+        while done < len {
+            let take = (len - done).min(CHUNK_BYTES);
+            let Some(piece) = stack.get_mut(..take) else { break };
+            self.read(offset + done, piece)?;
             f(piece);
             done += take;
         }
@@ -493,6 +544,34 @@ mod tests {
         let mut last = [7u8];
         memory.read(PAGE_BYTES - 1, &mut last).unwrap();
         assert_eq!(last, [0]);
+    }
+
+    #[test]
+    fn memory_of_others_is_read_whole_from_any_offset() {
+        let below = Arc::new(SharedMemory::anonymous(8 * PAGE_BYTES).unwrap());
+        let bytes: Vec<u8> = (0..below.len()).map(|i| (i * 31 % 251) as u8).collect();
+        below.write(0, &bytes).unwrap();
+        let base = NonNull::new(below.address() as *mut u8).unwrap();
+        // SAFETY: the mapping lives as long as the owner given, and nobody holds a reference into it.
+        let foreign = unsafe { SharedMemory::foreign(base, below.len(), below.clone()) }.unwrap();
+        assert!(foreign.is_foreign() && !below.is_foreign());
+        let target = SharedMemory::anonymous(8 * PAGE_BYTES).unwrap();
+        for (at, len) in [(0, 64), (4, 64), (60, 8), (63, 66), (1, 20_000), (64, 9000), (32_767, 1)]
+        {
+            let mut out = vec![0; len];
+            foreign.read(at, &mut out).unwrap();
+            assert!(out == bytes[at..at + len], "{len} bytes at {at}");
+            target.copy_from(3, &foreign, at, len).unwrap();
+            target.read(3, &mut out).unwrap();
+            assert!(out == bytes[at..at + len], "copied: {len} bytes at {at}");
+        }
+        assert!(foreign.read(foreign.len() - 64, &mut [0; 65]).is_err());
+        assert!(target.copy_from(0, &foreign, foreign.len() - 64, 65).is_err());
+        // Within the same memory a copy may overlap.
+        foreign.copy_from(100, &foreign, 0, 5000).unwrap();
+        let mut out = vec![0; 5000];
+        foreign.read(100, &mut out).unwrap();
+        assert!(out == bytes[..5000]);
     }
 
     #[test]

@@ -9,11 +9,10 @@ use gcos_layout::gpu::{Batch, Command, Segment, Share, outcome};
 
 use super::plan::Plan;
 
-/// Offsets of what every slate has. The abort flag, which the host writes, and the counter, which the GPU
-/// writes, have lines of their own.
+/// Offsets of what every slate has. The abort flag, which the host writes, and the words of the shares, which
+/// the GPU writes, share no line.
 const ABORT: usize = 0;
 const DONE: usize = 128;
-const SHARES: usize = 256;
 
 /// Smallest slate: a few hundred commands.
 const LEAST_BYTES: usize = 32 << 10;
@@ -36,6 +35,7 @@ struct Layout {
     shares: u32,
     commands: u32,
     segments: u32,
+    shares_at: usize,
     statuses_at: usize,
     commands_at: usize,
     segments_at: usize,
@@ -45,7 +45,8 @@ struct Layout {
 impl Layout {
     fn new(shares: usize, plan: &Plan) -> Self {
         let (commands, segments) = (plan.commands.len(), plan.segments.len());
-        let commands_at = (SHARES + shares * Share::BYTES).next_multiple_of(128);
+        let shares_at = (DONE + shares * 4).next_multiple_of(128);
+        let commands_at = (shares_at + shares * Share::BYTES).next_multiple_of(128);
         let segments_at = (commands_at + commands * Command::BYTES).next_multiple_of(128);
         // The GPU writes statuses: behind all that the host writes.
         let statuses_at = (segments_at + segments * Segment::BYTES).next_multiple_of(128);
@@ -53,6 +54,7 @@ impl Layout {
             shares: shares as u32,
             commands: commands as u32,
             segments: segments as u32,
+            shares_at,
             statuses_at,
             commands_at,
             segments_at,
@@ -97,11 +99,11 @@ impl Slate {
     pub(super) fn fill(&mut self, shares: &[Share], plan: &Plan) -> Result<(), OutOfBounds> {
         let memory = self.memory.memory();
         memory.store_u32(ABORT, 0, Ordering::Relaxed)?;
-        memory.store_u32(DONE, 0, Ordering::Relaxed)?;
+        memory.fill(DONE, shares.len() * 4, 0)?;
         let bytes = &mut self.bytes;
         bytes.clear();
         shares.iter().for_each(|share| share.put(bytes));
-        memory.write(SHARES, bytes)?;
+        memory.write(self.layout.shares_at, bytes)?;
         bytes.clear();
         plan.commands.iter().for_each(|command| command.put(bytes));
         memory.write(self.layout.commands_at, bytes)?;
@@ -115,7 +117,7 @@ impl Slate {
     pub(super) fn batch(&self, budget_ns: u64) -> Batch {
         let at = |offset: usize| self.memory.device_address() + offset as u64;
         Batch {
-            shares: at(SHARES),
+            shares: at(self.layout.shares_at),
             commands: at(self.layout.commands_at),
             segments: at(self.layout.segments_at),
             statuses: at(self.layout.statuses_at),
@@ -137,8 +139,11 @@ impl Slate {
 
     /// Whether all shares have ended: their status words are final.
     pub(super) fn is_done(&self) -> bool {
-        // Acquire: pairs with the kernel's release; status words are read after it.
-        self.memory.memory().load_u32(DONE, Ordering::Acquire) == Ok(self.layout.shares)
+        // Acquire: pairs with the kernel's releases; status words are read after it.
+        let word = |share| self.memory.memory().load_u32(DONE + 4 * share, Ordering::Acquire);
+        let ended: u32 =
+            (0..self.layout.shares as usize).map(|share| word(share).unwrap_or(0)).sum();
+        ended == self.layout.shares
     }
 
     /// How a command ended: kind and status field; `None` when the kernel has not said.

@@ -10,12 +10,14 @@
 mod record;
 mod constants;
 mod header;
+mod latency;
 mod ops;
 mod queue;
 mod word;
 
 pub use constants::{CONSTANTS, Constant, MAX_QUEUE_ENTRIES, flag, outcome};
 pub use header::{header, layout_hash};
+pub use latency::RoundTrip;
 pub use ops::{ChecksumBatch, CopyBatch, CopyRun, Grain, GrainRun, PagedBatch};
 pub use queue::{Batch, Command, QueuePair, Segment, Share, ticket_bytes};
 pub use record::{Field, Record};
@@ -28,6 +30,7 @@ pub const RECORDS: &[Record] = &[
     Segment::RECORD,
     Share::RECORD,
     Batch::RECORD,
+    RoundTrip::RECORD,
     GrainRun::RECORD,
     Grain::RECORD,
     ChecksumBatch::RECORD,
