@@ -117,6 +117,19 @@ const EDGES: &[Edges] = &[
         ],
         dev: &[],
     },
+    Edges {
+        from: "gcos-sim",
+        normal: &[
+            "gcos-check",
+            "gcos-emulator",
+            "gcos-engine",
+            "gcos-hw",
+            "gcos-layout",
+            "gcos-nvme",
+            "gcos-store",
+        ],
+        dev: &[],
+    },
 ];
 
 /// Crates that may say `unsafe`: the one that maps memory and calls the system, and the one that calls
