@@ -1,0 +1,248 @@
+//! From a seed to a plan.
+
+use fastrand::Rng;
+
+use crate::plan::{
+    CLIENTS, Decay, DriveKind, End, FIRST_SHARED, Fault, FaultKind, KEYS, OWN_KEYS, Op, Plan,
+    Region, Round,
+};
+
+const MIB: u64 = 1 << 20;
+
+/// What kind of trouble a history has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mood {
+    /// Crashes and power cuts alone.
+    Power,
+    /// Commands that fail, hang and repeat.
+    Commands,
+    /// Data that is lost or wrong.
+    Data,
+    /// Metadata that is lost or wrong; drives that are missing.
+    Metadata,
+}
+
+/// The plan of a seed.
+#[must_use]
+pub fn plan(seed: u64) -> Plan {
+    let mut rng = Rng::with_seed(seed);
+    let mood = match rng.u8(0..20) {
+        0..10 => Mood::Power,
+        10..14 => Mood::Commands,
+        14..17 => Mood::Data,
+        _ => Mood::Metadata,
+    };
+    let count = *pick(&mut rng, &[1, 1, 1, 2, 2, 3, 4]);
+    let small = rng.u8(0..3) == 0;
+    let drives: Vec<_> = (0..count).map(|_| drive(&mut rng, small)).collect();
+    let clients = *pick(&mut rng, &[1, 1, 1, 2, 2, 3, CLIENTS]);
+    let rounds = rng.usize(2..=4);
+    let small_objects = rng.u8(0..3) > 0;
+    let rounds = (0..rounds)
+        .map(|at| Draw { rng: &mut rng, mood, count, clients, small_objects }.round(at))
+        .collect();
+    let chunk = *pick(&mut rng, &[256 << 10, 256 << 10, 512 << 10]);
+    Plan { seed, drives, chunk, patience: *pick(&mut rng, &[1, 2, 8]), rounds }
+}
+
+fn pick<'a, T>(rng: &mut Rng, from: &'a [T]) -> &'a T {
+    &from[rng.usize(0..from.len())]
+}
+
+fn drive(rng: &mut Rng, small: bool) -> DriveKind {
+    let lba_bytes = if rng.bool() { 512 } else { 4096 };
+    DriveKind {
+        bytes: if small { 6 * MIB } else { rng.u64(8..=12) * MIB },
+        lba_bytes,
+        atomic_bytes: if lba_bytes == 512 && rng.bool() { 512 } else { 4096 },
+        max_transfer: *pick(rng, &[128 << 10, 512 << 10, 1 << 20]),
+        sgl: rng.bool(),
+        cache: rng.u8(0..8) > 0,
+        deallocate: rng.u8(0..4) > 0,
+    }
+}
+
+struct Draw<'a> {
+    rng: &'a mut Rng,
+    mood: Mood,
+    count: u8,
+    clients: u8,
+    small_objects: bool,
+}
+
+impl Draw<'_> {
+    fn round(mut self, at: usize) -> Round {
+        let ops = self.rng.usize(5..=40);
+        let clients: Vec<Vec<Op>> = (0..self.clients)
+            .map(|client| {
+                (0..ops / usize::from(self.clients) + 1).map(|_| self.op(client)).collect()
+            })
+            .collect();
+        let total = clients.iter().map(Vec::len).sum::<usize>() as u32;
+        let first = at == 0;
+        let decay = if first { Vec::new() } else { self.decay() };
+        let missing = match self.mood {
+            Mood::Metadata if !first && self.count > 1 && self.rng.u8(0..3) == 0 => {
+                1 << self.rng.u8(0..self.count)
+            }
+            _ => 0,
+        };
+        let cut = self.rng.u8(0..6) == 0;
+        Round {
+            decay,
+            missing,
+            rotate: self.rng.u8(0..self.count),
+            cut_open: cut.then(|| self.rng.u32(1..3000)),
+            faults: self.faults(total),
+            end: self.end(total),
+            clients,
+        }
+    }
+
+    fn end(&mut self, ops: u32) -> End {
+        match self.rng.u8(0..10) {
+            0 => End::Close,
+            1 => End::Drop,
+            2 => End::Kill(self.rng.u32(1..ops * 60)),
+            3..8 => End::PowerAtStep(self.rng.u32(1..ops * 60)),
+            _ => End::PowerAtWrite(self.rng.u8(0..self.count), self.rng.u32(1..ops * 2)),
+        }
+    }
+
+    fn key(&mut self, client: u8) -> u8 {
+        match self.rng.u8(0..5) {
+            0 => self.rng.u8(FIRST_SHARED..KEYS),
+            _ => self.own(client),
+        }
+    }
+
+    fn own(&mut self, client: u8) -> u8 {
+        client * OWN_KEYS + self.rng.u8(0..OWN_KEYS)
+    }
+
+    fn len(&mut self) -> u32 {
+        // Objects of one size follow one another in the same place.
+        if self.rng.u8(0..3) == 0 {
+            return *pick(self.rng, &[700, 3_000, 5_000, 20_000]);
+        }
+        let large = if self.small_objects { 30 } else { 8 };
+        match self.rng.u32(0..large + 20) {
+            0..4 => self.rng.u32(60_000..600_000),
+            4 => self.rng.u32(600_000..2_600_000),
+            5 => *pick(self.rng, &[1, 4096, 65_536, 131_072, 262_144, 258_048]),
+            6..9 => self.rng.u32(4_000..60_000),
+            _ => self.rng.u32(1..6_000),
+        }
+    }
+
+    fn op(&mut self, client: u8) -> Op {
+        let sync = self.rng.u8(0..4) > 0;
+        match self.rng.u8(0..42) {
+            0..15 => Op::Put {
+                key: self.key(client),
+                len: self.len(),
+                sync,
+                keep: self.rng.u8(0..8) == 0,
+                pin: self.rng.u8(0..12) == 0,
+                direct: self.rng.u8(0..3) == 0,
+            },
+            15..18 => {
+                let mut items: Vec<(u8, u32)> =
+                    (0..self.rng.usize(2..5)).map(|_| (self.key(client), self.len())).collect();
+                items.sort_unstable();
+                items.dedup_by_key(|item| item.0);
+                Op::PutMany { items, sync }
+            }
+            18..24 => Op::Get { key: self.key(client) },
+            24..27 => Op::GetRange {
+                key: self.key(client),
+                from: self.rng.u16(0..1000),
+                part: self.rng.u16(1..=1000),
+            },
+            27..29 => {
+                Op::GetMany { keys: (0..self.rng.usize(2..5)).map(|_| self.key(client)).collect() }
+            }
+            29..34 => Op::Remove { key: self.key(client), sync },
+            34 => Op::Pin { key: self.own(client) },
+            35 => Op::Unpin { key: self.own(client) },
+            36 => Op::Flush,
+            37..40 => Op::Checkpoint,
+            _ => Op::Maintain,
+        }
+    }
+
+    fn region(&mut self) -> Region {
+        match self.mood {
+            Mood::Metadata => *pick(self.rng, &[Region::Journal, Region::Checkpoints]),
+            _ => Region::Data,
+        }
+    }
+
+    fn faults(&mut self, ops: u32) -> Vec<Fault> {
+        let most = if self.mood == Mood::Power { 1 } else { 4 };
+        let count = self.rng.usize(0..most);
+        (0..count)
+            .map(|_| {
+                let kind = self.fault();
+                let (drive, after) = (self.rng.u8(0..self.count), self.rng.u32(0..ops));
+                Fault { drive, after, kind }
+            })
+            .collect()
+    }
+
+    fn fault(&mut self) -> FaultKind {
+        use FaultKind as F;
+        let region = self.region();
+        match self.mood {
+            Mood::Power => F::Delay(100),
+            Mood::Commands => match self.rng.u8(0..14) {
+                0 | 1 => F::LoseCompletion,
+                2 => F::DuplicateCompletion,
+                3 => F::WrongCommand,
+                4 => F::Hold,
+                5 => F::Delay(self.rng.u32(1..60_000)),
+                6 => F::WriteError(Region::Data),
+                7 => F::WriteError(Region::Journal),
+                8 => F::WriteError(Region::Checkpoints),
+                9 => F::FlushError,
+                10 => F::Stick,
+                11 => F::Fatal,
+                12 => F::CorruptRead(Region::Data),
+                _ => F::Remove,
+            },
+            Mood::Data => match self.rng.u8(0..6) {
+                0 => F::CorruptRead(region),
+                1 => F::Unreadable(self.rng.u16(0..1000)),
+                2 => F::LostWrite(region),
+                3 => F::Misdirected(self.rng.u32(1..200)),
+                4 => F::RotsAfterWrite(region),
+                _ => F::Delay(self.rng.u32(1..1000)),
+            },
+            Mood::Metadata => match self.rng.u8(0..5) {
+                0 => F::LostWrite(region),
+                1 => F::RotsAfterWrite(region),
+                2 => F::LyingFlush,
+                3 => F::Remove,
+                _ => F::Delay(self.rng.u32(1..1000)),
+            },
+        }
+    }
+
+    fn decay(&mut self) -> Vec<(u8, Decay)> {
+        let drive = self.rng.u8(0..self.count);
+        let some = self.rng.u8(1..12);
+        let decay = match (self.mood, self.rng.u8(0..8)) {
+            (Mood::Power | Mood::Commands, 0 | 1) => Decay::OneCheckpoint,
+            (Mood::Power | Mood::Commands, 2) => Decay::Superblocks(self.rng.u8(1..=2)),
+            (Mood::Data, 0 | 1) => Decay::Rot(Region::Data, some),
+            (Mood::Data, 2 | 3) => Decay::Stale(Region::Data, some),
+            (Mood::Metadata, 0) => Decay::Rot(self.region(), some),
+            (Mood::Metadata, 1) => Decay::Stale(self.region(), some),
+            (Mood::Metadata, 2) => Decay::Rollback,
+            (Mood::Metadata, 3) => Decay::Splice,
+            (Mood::Metadata, 4) => Decay::Superblocks(3),
+            _ => return Vec::new(),
+        };
+        vec![(drive, decay)]
+    }
+}

@@ -1,0 +1,44 @@
+//! Each planted bug is found within a bounded number of histories, or of crashes.
+
+use gcos_sim::generate;
+use gcos_sim::history::{Options, run};
+use gcos_store::Canary;
+use parking_lot::Mutex;
+
+/// Histories within which each bug must be found.
+const BOUND: u64 = 400;
+
+/// How many histories it takes to find a bug.
+fn seeds_needed(canary: Canary) -> Option<u64> {
+    let options = Options { canary: Some(canary), verbose: false };
+    (0..BOUND).find(|&seed| run(&generate::plan(seed), options).failure.is_some())
+}
+
+#[test]
+fn every_planted_bug_is_found_within_four_hundred_histories() {
+    // A panic is one of the ways in which a bug is found.
+    std::panic::set_hook(Box::new(|_| {}));
+    let (next, found) = (Mutex::new(Canary::ALL.iter()), Mutex::new(Vec::new()));
+    let work = || {
+        loop {
+            let canary = next.lock().next();
+            let Some(&canary) = canary else { return };
+            let needed = seeds_needed(canary);
+            found.lock().push((canary, needed));
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(work);
+        }
+    });
+    let _ = std::panic::take_hook();
+    let mut found = found.into_inner();
+    found.sort_unstable();
+    for (canary, needed) in &found {
+        println!("{:26} {needed:?}", canary.name());
+    }
+    let missed: Vec<_> = found.iter().filter(|(_, needed)| needed.is_none()).collect();
+    assert!(missed.is_empty(), "not found: {missed:?}");
+    assert!(found.len() >= 12);
+}

@@ -1,0 +1,71 @@
+//! Crashes at every write and flush of small workloads, and of some long ones.
+
+use gcos_sim::crash::{Bed, Searched, all_of, drawn};
+use parking_lot::Mutex;
+
+/// Searches workloads with two threads; the first crash that was not survived fails the test.
+fn search(bed: &Bed, workloads: &[Vec<gcos_sim::crash::Step>], last_only: bool) -> Searched {
+    let (next, all, lost) = (Mutex::new(0), Mutex::new(Searched::default()), Mutex::new(None));
+    let work = || {
+        loop {
+            let at = {
+                let mut next = next.lock();
+                *next += 1;
+                *next - 1
+            };
+            let Some(steps) = workloads.get(at).filter(|_| lost.lock().is_none()) else { return };
+            match bed.search(steps, last_only, at as u64) {
+                Ok(searched) => *all.lock() += searched,
+                Err(error) => drop(lost.lock().get_or_insert(error.to_string())),
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(work);
+        }
+    });
+    assert_eq!(lost.into_inner(), None);
+    all.into_inner()
+}
+
+#[test]
+fn every_crash_of_every_workload_of_up_to_three_operations_is_survived() {
+    let bed = Bed::new(1, None).expect("a pool");
+    let mut all = Searched::default();
+    for steps in 1..=3 {
+        all += search(&bed, &all_of(steps), true);
+    }
+    assert_eq!(all.workloads, 9 + 81 + 729);
+    assert!(all.places > 3_000 && all.recoveries > 3_000, "{all:?}");
+}
+
+#[test]
+fn every_crash_of_every_workload_of_up_to_two_operations_on_two_drives_is_survived() {
+    let bed = Bed::new(2, None).expect("a pool");
+    let mut all = Searched::default();
+    for steps in 1..=2 {
+        all += search(&bed, &all_of(steps), true);
+    }
+    assert!(all.recoveries > 500, "{all:?}");
+}
+
+#[test]
+fn crashes_of_long_workloads_are_survived() {
+    for drives in 1..=2 {
+        let bed = Bed::new(drives, None).expect("a pool");
+        let workloads: Vec<_> = (0..12).map(|seed| drawn(seed, 12)).collect();
+        let found = search(&bed, &workloads, false);
+        assert!(found.recoveries > 1_000, "{found:?}");
+    }
+}
+
+#[test]
+fn the_search_finds_a_flush_that_is_missing_and_a_frame_without_fua() {
+    use gcos_store::Canary;
+    for canary in [Canary::MissingFlush, Canary::NoFua, Canary::RelaxedAsSync] {
+        let bed = Bed::new(1, Some(canary)).expect("a pool");
+        let found = all_of(1).iter().any(|steps| bed.search(steps, true, 1).is_err());
+        assert!(found, "{canary:?} was not found");
+    }
+}
