@@ -296,7 +296,7 @@ impl Store {
     /// Stores an object from GPU memory, in the order of a stream: checksums and writes begin when the work
     /// before them in the stream has ended, the work behind them when the payload has been written.
     /// [`DevicePut::wait`] makes the object durable and visible; until then other puts of the key wait, also
-    /// those of the same thread. Finding room may take journal writes, which are waited for here.
+    /// those of the same thread: for several objects see [`Store::put_many_on`]. Finding room may take journal writes, which are waited for here.
     ///
     /// # Errors
     /// As [`Store::put`], for what shows before anything is moved.
@@ -308,6 +308,19 @@ impl Store {
         options: &PutOptions,
     ) -> Result<DevicePut, StoreError> {
         DevicePut::begin(&self.pool, stream, key, source.into(), options)
+    }
+
+    /// Stores several objects from GPU memory and waits for them: their I/O overlaps and their records go in
+    /// common frames. Never waits for a put of others while it holds keys itself. One result for each, in
+    /// order; each is as of [`Store::put_on`] and [`DevicePut::wait`] by themselves.
+    pub fn put_many_on<'k>(
+        &self,
+        stream: &Stream,
+        items: impl IntoIterator<Item = (&'k [u8], DeviceSource)>,
+        options: &PutOptions,
+    ) -> Vec<Result<PutOutcome, StoreError>> {
+        let items = items.into_iter().map(|(key, source)| (key.to_vec(), source));
+        DevicePut::put_many(&self.pool, stream, items, options)
     }
 
     /// Reads objects layer by layer into GPU memory: each layer is a list of ranges of the objects. At most

@@ -30,6 +30,8 @@ pub(crate) struct Device {
     gpu: Arc<Gpu>,
     /// `None` where the GPU cannot take part: then the host moves everything.
     pub(super) direct: Option<Direct>,
+    /// Why.
+    refused: Option<String>,
     lanes: Mutex<Vec<Stream>>,
     pinned: Mutex<Vec<Pinned>>,
     /// That the host had to step in has been said.
@@ -99,18 +101,16 @@ impl Direct {
 impl Device {
     fn open(pool: &Pool, gpu: &Arc<Gpu>) -> Arc<Self> {
         let direct = Direct::open(pool, gpu, pool.options.io_deadline);
-        let direct = direct.inspect_err(|error| {
-            let reason = error.chain();
-            tracing::warn!(
-                gpu = gpu.ordinal(),
-                reason,
-                "the host moves what is in the GPU's memory"
-            );
-        });
+        let refused = direct.as_ref().err().map(StoreError::chain);
+        if let Some(reason) = &refused {
+            let gpu = gpu.ordinal();
+            tracing::warn!(gpu, reason, "the host moves what is in the GPU's memory");
+        }
         Arc::new(Self {
             gpu: Arc::clone(gpu),
-            said: AtomicBool::new(direct.is_err()),
+            said: AtomicBool::new(refused.is_some()),
             direct: direct.ok(),
+            refused,
             lanes: Mutex::default(),
             pinned: Mutex::default(),
         })
@@ -216,7 +216,11 @@ impl Device {
             None => Err(StoreError::invalid(
                 "GPU",
                 "one whose memory drives reach, with kernels",
-                format!("GPU {}: see the log for what is missing", self.gpu.ordinal()),
+                format!(
+                    "GPU {}: {}",
+                    self.gpu.ordinal(),
+                    self.refused.as_deref().unwrap_or("none")
+                ),
             )),
         }
     }

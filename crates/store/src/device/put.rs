@@ -81,21 +81,72 @@ impl DevicePut {
         source: DeviceSource,
         options: &PutOptions,
     ) -> Result<Self, StoreError> {
+        loop {
+            match Self::try_begin(pool, stream, key, &source, options)? {
+                Some(put) => return Ok(put),
+                None => pool.await_key(key)?,
+            }
+        }
+    }
+
+    /// As [`DevicePut::begin`]; `None` while another put of the key is under way.
+    fn try_begin(
+        pool: &Arc<Pool>,
+        stream: &Stream,
+        key: &[u8],
+        source: &DeviceSource,
+        options: &PutOptions,
+    ) -> Result<Option<Self>, StoreError> {
         source.check(stream.gpu())?;
         let device = pool.device(stream.gpu());
         let before = stream.record()?;
-        let state = loop {
-            match pool.prepare_put(key, source.len(), options)? {
-                Begun::Kept(waits) => break State::Kept(waits),
-                Begun::Busy => pool.await_key(key)?,
-                Begun::Writing(writing) => {
-                    let flight = launch(pool, &device, stream, &writing, &source);
-                    break State::Writing(Some(writing), flight);
-                }
+        let state = match pool.prepare_put(key, source.len(), options)? {
+            Begun::Busy => return Ok(None),
+            Begun::Kept(waits) => State::Kept(waits),
+            Begun::Writing(writing) => {
+                let flight = launch(pool, &device, stream, &writing, source);
+                State::Writing(Some(writing), flight)
             }
         };
         let (pool, key, options) = (Arc::clone(pool), key.to_vec(), *options);
-        Ok(Self { inner: Some(Inner { pool, device, key, source, options, state, before }) })
+        let source = source.clone();
+        Ok(Some(Self { inner: Some(Inner { pool, device, key, source, options, state, before }) }))
+    }
+
+    /// Puts several objects, those that are under way together. Never waits for others while they may
+    /// wait for what this holds.
+    pub(crate) fn put_many(
+        pool: &Arc<Pool>,
+        stream: &Stream,
+        items: impl IntoIterator<Item = (Vec<u8>, DeviceSource)>,
+        options: &PutOptions,
+    ) -> Vec<Result<PutOutcome, StoreError>> {
+        let (mut results, mut batch) = (Vec::new(), Vec::new());
+        for (key, source) in items {
+            let failed = loop {
+                match Self::try_begin(pool, stream, &key, &source, options) {
+                    Ok(Some(put)) => {
+                        batch.push(put);
+                        break None;
+                    }
+                    Ok(None) | Err(StoreError::Full { .. }) if !batch.is_empty() => {
+                        results.append(&mut Self::wait_all(std::mem::take(&mut batch)));
+                    }
+                    Ok(None) => {
+                        if let Err(error) = pool.await_key(&key) {
+                            break Some(error);
+                        }
+                    }
+                    Err(error) => break Some(error),
+                }
+            };
+            if let Some(error) = failed {
+                results.append(&mut Self::wait_all(std::mem::take(&mut batch)));
+                results.push(Err(error));
+            }
+        }
+        results.append(&mut Self::wait_all(batch));
+        results
     }
 
     /// Whether [`DevicePut::wait`] would not have to wait for the stream.

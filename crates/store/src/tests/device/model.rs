@@ -138,6 +138,35 @@ fn many_threads_and_streams_never_see_each_others_bytes() {
 }
 
 #[test]
+fn puts_of_the_same_keys_in_any_order_do_not_wait_for_each_other_for_good() {
+    let world = World::new(1, 64 * MIB);
+    let replace = PutOptions { if_exists: IfExists::Replace, ..PutOptions::default() };
+    std::thread::scope(|scope| {
+        for seed in 0..4 {
+            let (world, replace) = (&world, &replace);
+            scope.spawn(move || {
+                let stream = Stream::new(&world.gpu).unwrap();
+                let mut rng = fastrand::Rng::with_seed(seed);
+                let buffers: Vec<_> = (0..6).map(|key| world.filled(&bytes(key, 5000))).collect();
+                for _ in 0..10 {
+                    let mut keys: Vec<u8> = vec![0, 1, 2, 3, 4, 5, 0];
+                    rng.shuffle(&mut keys);
+                    let items = keys.iter().map(std::slice::from_ref);
+                    let items =
+                        items.map(|key| (key, DeviceRun::from(&buffers[usize::from(key[0])])));
+                    let results = world.store.put_many_on(&stream, items, replace);
+                    assert_eq!(results.len(), keys.len());
+                    results.into_iter().for_each(|result| drop(result.unwrap()));
+                }
+            });
+        }
+    });
+    for key in 0..6 {
+        world.assert_gets(&[key], key.into(), 5000);
+    }
+}
+
+#[test]
 fn objects_that_are_evicted_while_they_are_read_are_read_whole() {
     // Room for about twelve objects of 1 MiB.
     let world = World::new(1, 16 * MIB);
