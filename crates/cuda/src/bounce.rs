@@ -4,11 +4,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use cudarc::driver::{CudaContext, sys};
+use cudarc::driver::sys;
 use gcos_hw::SharedMemory;
 use parking_lot::Mutex;
 
-use crate::{Gpu, GpuError, current, poll};
+use crate::context::Context;
+use crate::{Gpu, GpuError, poll};
 
 /// Bytes that go at a time: at the speed of pinned memory this takes some 20 µs.
 const BOUNCE_BYTES: usize = 1 << 20;
@@ -17,7 +18,7 @@ const PIECE_DEADLINE: Duration = Duration::from_secs(10);
 
 /// The way through, made when it is first needed.
 pub(crate) struct Bounce {
-    context: Arc<CudaContext>,
+    context: Arc<Context>,
     ordinal: usize,
     lane: Mutex<Option<Lane>>,
 }
@@ -37,7 +38,7 @@ impl std::fmt::Debug for Bounce {
 }
 
 impl Bounce {
-    pub(crate) fn new(context: Arc<CudaContext>, ordinal: usize) -> Self {
+    pub(crate) fn new(context: Arc<Context>, ordinal: usize) -> Self {
         Self { context, ordinal, lane: Mutex::new(None) }
     }
 
@@ -66,7 +67,7 @@ impl Bounce {
 
     fn end(&self, lane: Lane) {
         let end = |call, f: &mut dyn FnMut() -> sys::CUresult| {
-            if let Err(error) = current::with(self.context.cu_ctx(), f) {
+            if let Err(error) = self.context.call(f) {
                 tracing::debug!(?error, call, gpu = self.ordinal, "not ended");
             }
         };

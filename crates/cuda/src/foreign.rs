@@ -40,7 +40,7 @@ impl ForeignMemory {
         };
         let found = match gpu.kind() {
             Kind::Cuda(cuda) => {
-                let context = cuda.context.cu_ctx() as usize as u64;
+                let context = cuda.context.handle() as usize as u64;
                 Self::ask(gpu, context, address)?.map_err(wrong)?
             }
             #[cfg(feature = "played")]

@@ -1,10 +1,10 @@
 use std::sync::Arc;
 
-use cudarc::driver::{CudaContext, DriverError, result, sys};
+use cudarc::driver::{DriverError, result, sys};
 use parking_lot::Mutex;
 
 use crate::bounce::Bounce;
-use crate::current;
+use crate::context::Context;
 use crate::gdr::Gdr;
 #[cfg(feature = "played")]
 use crate::played::Played;
@@ -39,7 +39,7 @@ pub(crate) enum Kind {
 pub(crate) struct Cuda {
     // Before the context, which it needs to end.
     pub(crate) bounce: Bounce,
-    pub(crate) context: Arc<CudaContext>,
+    pub(crate) context: Arc<Context>,
     driver_version: i32,
     vulkan: Mutex<Option<Arc<VulkanGpu>>>,
     gdr: Mutex<Option<Arc<Gdr>>>,
@@ -111,11 +111,9 @@ impl Gpu {
             return Err(GpuError::NoGpu { ordinal, count });
         }
         let driver_version = load()?;
-        // Retaining a context makes it current, which the calling thread did not ask for.
-        let _restored = current::Restore::now();
         let fail = |call| move |error: DriverError| GpuError::cuda(ordinal, call, error);
-        let context = CudaContext::new(ordinal).map_err(fail("cuDevicePrimaryCtxRetain"))?;
-        let device = context.cu_device();
+        let context = Context::retain(ordinal)?;
+        let device = context.device();
         let name = result::device::get_name(device).map_err(fail("cuDeviceGetName"))?;
         let uuid = result::device::get_uuid(device).map_err(fail("cuDeviceGetUuid"))?;
         let uuid = uuid.bytes.map(|byte| byte as u8);
@@ -232,7 +230,7 @@ impl Gpu {
     pub fn pci_address(&self) -> Result<Option<String>, GpuError> {
         let Some(cuda) = self.cuda() else { return Ok(None) };
         let mut text = [0_u8; 32];
-        let device = cuda.context.cu_device();
+        let device = cuda.context.device();
         self.call("cuDeviceGetPCIBusId", || {
             // SAFETY: CUDA writes at most the length given, with a zero at the end.
             unsafe { sys::cuDeviceGetPCIBusId(text.as_mut_ptr().cast(), text.len() as i32, device) }
@@ -289,7 +287,7 @@ impl Gpu {
     /// A number that the driver tells of the device.
     pub(crate) fn attribute(&self, what: sys::CUdevice_attribute) -> Result<i32, GpuError> {
         let Some(cuda) = self.cuda() else { return Ok(0) };
-        let device = cuda.context.cu_device();
+        let device = cuda.context.device();
         let mut value = 0;
         self.call("cuDeviceGetAttribute", || {
             // SAFETY: CUDA writes one int.
@@ -306,7 +304,7 @@ impl Gpu {
     ) -> Result<(), GpuError> {
         match &self.kind {
             Kind::Cuda(cuda) => {
-                let result = current::with(cuda.context.cu_ctx(), f);
+                let result = cuda.context.call(f);
                 result.map_err(|error| GpuError::cuda(self.ordinal, call, error))
             }
             #[cfg(feature = "played")]

@@ -15,7 +15,7 @@
 //! No library of NVIDIA is linked: the CUDA driver and the Vulkan loader are looked for at run time.
 
 mod bounce;
-mod current;
+mod context;
 mod error;
 mod event;
 mod foreign;

@@ -136,7 +136,7 @@ impl Stream {
                     // SAFETY: the caller vouches for the handle; the pointer is to a live value.
                     unsafe { sys::cuStreamGetCtx(handle, &mut context) }
                 })?;
-                if context != cuda.context.cu_ctx() {
+                if context != cuda.context.handle() {
                     return Err(foreign("a stream of this GPU's primary context"));
                 }
                 Ok(Self::made(gpu, StreamKind::Cuda(CudaStream { handle, owned: false })))
