@@ -82,10 +82,12 @@ pub struct CpuQueues {
 pub struct GpuQueues {
     /// Number of GPUs.
     pub num: u32,
-    /// Queue pairs of each drive for each GPU.
+    /// Queue pairs of each drive for each GPU; with 0 the host's queues move the GPU's data.
     pub qps: u32,
     /// Commands that one queue holds.
     pub queue_depth: u32,
+    /// Whether the pool opens although a GPU, or queues that it drives, cannot be had.
+    pub fallback: bool,
 }
 
 /// Section `zone_chunk_size_kb`; all values in KiB.

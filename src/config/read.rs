@@ -101,6 +101,7 @@ fn namespace(r: &mut Reader, top: &Section<'_>) -> Namespace {
             num: r.integer32(gpu, "num"),
             qps: r.integer32(gpu, "qps"),
             queue_depth: r.integer32(gpu, "queue_depth"),
+            fallback: r.flag(gpu, "fallback"),
         },
     }
 }

@@ -4,7 +4,7 @@ use gcos_emulator::{
     AddressSpace, Config as EmulatorConfig, Emulator, EmulatorError, Medium, Namespace,
     WriteCacheConfig,
 };
-use gcos_engine::{Engine, HostQueueEngine};
+use gcos_engine::HostQueueEngine;
 use gcos_hw::Function;
 use gcos_hw::pci::{Names, NamesError, PciAddress, Sysfs};
 use gcos_hw::vfio::VfioSpace;
@@ -14,21 +14,22 @@ use super::platform::Platform;
 use super::{OpenError, image};
 use crate::config::{Config, PathKind};
 
-/// Opens one entry of `disk.paths`.
+/// Opens one entry of `disk.paths`, with so many queue pairs to lend to GPUs.
 pub(super) fn drive(
     config: &Config,
     index: usize,
     (path, kind): (&str, &PathKind),
     platform: &Platform,
     create: bool,
-) -> Result<Arc<dyn Engine>, OpenError> {
+    lent: u16,
+) -> Result<Arc<HostQueueEngine>, OpenError> {
     match platform {
-        Platform::Vfio(space) => real(config, path, kind, space),
+        Platform::Vfio(space) => real(config, path, kind, space, lent),
         Platform::Emulated(space) => {
             let medium = medium(config, kind, create)?;
             let function = emulator(config, index, path, medium, space)
                 .map_err(|source| OpenError::Emulator { path: path.to_owned(), source })?;
-            engine(config, path, function, None)
+            engine(config, path, function, None, lent)
         }
     }
 }
@@ -39,13 +40,14 @@ fn real(
     path: &str,
     kind: &PathKind,
     space: &Arc<VfioSpace>,
-) -> Result<Arc<dyn Engine>, OpenError> {
+    lent: u16,
+) -> Result<Arc<HostQueueEngine>, OpenError> {
     let (address, serial) = match kind {
         PathKind::Pci(address) => (*address, None),
         _ => resolve(path).map_err(|source| OpenError::Name { path: path.to_owned(), source })?,
     };
     match space.function(address) {
-        Ok(function) => engine(config, path, function, serial.as_deref()),
+        Ok(function) => engine(config, path, function, serial.as_deref(), lent),
         Err(source) => Err(OpenError::Vfio { path: path.to_owned(), source }),
     }
 }
@@ -110,7 +112,8 @@ fn engine(
     path: &str,
     function: Arc<dyn Function>,
     serial: Option<&str>,
-) -> Result<Arc<dyn Engine>, OpenError> {
+    lent: u16,
+) -> Result<Arc<HostQueueEngine>, OpenError> {
     let fail = |source: NvmeError| OpenError::Controller {
         path: path.to_owned(),
         source: Box::new(source),
@@ -118,6 +121,7 @@ fn engine(
     let cpu = &config.namespace.cpu;
     let options = Options {
         io_queue_pairs: u16::try_from(cpu.qps).unwrap_or(u16::MAX),
+        lent_queue_pairs: lent,
         queue_depth: cpu.queue_depth,
         completion: if cpu.interrupts { Completion::Interrupt } else { Completion::Polled },
         ..Options::default()

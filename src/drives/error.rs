@@ -143,6 +143,17 @@ pub enum OpenError {
         /// What there is instead.
         found: String,
     },
+    /// A GPU cannot be had, or cannot drive queues.
+    #[error(
+        "GPU {gpu} (namespace.gpu.num) cannot be used: {reason}; ask for fewer, or set \
+         namespace.gpu.fallback to let the pool do without"
+    )]
+    Gpu {
+        /// Its number, from 0.
+        gpu: usize,
+        /// Why, and what to do.
+        reason: String,
+    },
     /// Memory or addresses ran out.
     #[error("no address space for the drives")]
     Memory(#[from] HwError),

@@ -2,6 +2,7 @@
 
 mod bring_up;
 mod error;
+mod gpu;
 mod image;
 mod platform;
 
@@ -9,10 +10,12 @@ pub use error::OpenError;
 
 use std::sync::Arc;
 
-use gcos_engine::Engine;
+use gcos_cuda::DeviceMemory;
+use gcos_engine::{Engine, HostQueueEngine};
 use gcos_hw::DmaSpace;
 
 use crate::config::Config;
+use gpu::Gpus;
 use platform::Platform;
 
 /// A drive that was left out.
@@ -33,6 +36,10 @@ pub struct Drives {
     pub dma: Arc<DmaSpace>,
     /// Drives that could not be opened.
     pub skipped: Vec<SkippedDrive>,
+    /// Memory of the GPUs that were opened, which all drives reach: see [`Engine::device`].
+    pub gpus: Vec<Arc<DeviceMemory>>,
+    /// GPUs that were asked for and are not used, or do not drive queues themselves, and why.
+    pub gpus_refused: Vec<String>,
 }
 
 /// Opens every drive of a configuration. With `create`, image files that are not there are made
@@ -40,14 +47,23 @@ pub struct Drives {
 /// missing; without it, drives that are missing are left out where `pool.allow_missing` says so.
 ///
 /// # Errors
-/// [`OpenError`] of the first drive that may not be left out, or when no drive is left.
+/// [`OpenError`] of the first drive that may not be left out, or when no drive is left; of a GPU that cannot
+/// be had where `namespace.gpu.fallback` is off.
 pub fn open_drives(config: &Config, create: bool) -> Result<Drives, OpenError> {
     let kinds = platform::kinds(config)?;
+    // What can never be opened is said before a GPU is touched.
+    Platform::check(&kinds)?;
+    open_with(config, create, Gpus::open(config)?)
+}
+
+fn open_with(config: &Config, create: bool, gpus: Gpus) -> Result<Drives, OpenError> {
+    let kinds = platform::kinds(config)?;
     let platform = Platform::of(&kinds)?;
-    let (mut engines, mut skipped) = (Vec::new(), Vec::new());
+    let lent = gpus.queue_pairs(config);
+    let (mut engines, mut skipped) = (Vec::<Arc<HostQueueEngine>>::new(), Vec::new());
     for (index, (path, kind)) in kinds.iter().enumerate() {
         let may_skip = config.pool.allow_missing && !create && kinds.len() > 1;
-        match bring_up::drive(config, index, (path, kind), &platform, create) {
+        match bring_up::drive(config, index, (path, kind), &platform, create, lent) {
             Ok(engine) => engines.push(engine),
             Err(error) if may_skip && error.is_missing_drive() => {
                 tracing::warn!(drive = path, %error, "drive left out; its objects are misses");
@@ -58,7 +74,12 @@ pub fn open_drives(config: &Config, create: bool) -> Result<Drives, OpenError> {
         }
     }
     match platform.dma() {
-        Some(dma) if !engines.is_empty() => Ok(Drives { engines, dma, skipped }),
+        Some(dma) if !engines.is_empty() => {
+            let attached = gpus.attach(config, &dma, &engines)?;
+            let engines = engines.into_iter().map(|engine| engine as Arc<dyn Engine>).collect();
+            let (gpus, gpus_refused) = (attached.memories, attached.refused);
+            Ok(Drives { engines, dma, skipped, gpus, gpus_refused })
+        }
         _ => Err(OpenError::NoneLeft { skipped }),
     }
 }

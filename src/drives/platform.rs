@@ -25,8 +25,13 @@ pub(super) fn kinds(config: &Config) -> Result<Vec<(&str, PathKind)>, OpenError>
 }
 
 impl Platform {
-    /// The one platform that suits all entries.
-    pub(super) fn of(kinds: &[(&str, PathKind)]) -> Result<Self, OpenError> {
+    /// Whether one platform suits all entries.
+    pub(super) fn check(kinds: &[(&str, PathKind)]) -> Result<(), OpenError> {
+        Self::first_real(kinds).map(drop)
+    }
+
+    /// The first real drive, where they are real.
+    fn first_real(kinds: &[(&str, PathKind)]) -> Result<Option<String>, OpenError> {
         let find = |wanted: fn(&PathKind) -> bool| {
             kinds.iter().find(|(_, kind)| wanted(kind)).map(|(path, _)| (*path).to_owned())
         };
@@ -38,11 +43,18 @@ impl Platform {
             find(|kind| matches!(kind, PathKind::EmulatedFile(_) | PathKind::EmulatedRam(_)));
         match (real, software) {
             (Some(real), Some(software)) => Err(OpenError::Mixed { real, software }),
-            (Some(path), None) => {
+            (real, _) => Ok(real),
+        }
+    }
+
+    /// The one platform that suits all entries.
+    pub(super) fn of(kinds: &[(&str, PathKind)]) -> Result<Self, OpenError> {
+        match Self::first_real(kinds)? {
+            Some(path) => {
                 let space = VfioSpace::open();
                 space.map(Self::Vfio).map_err(|source| OpenError::Vfio { path, source })
             }
-            (None, _) => Ok(Self::Emulated(AddressSpace::new()?)),
+            None => Ok(Self::Emulated(AddressSpace::new()?)),
         }
     }
 
