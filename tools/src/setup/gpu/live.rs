@@ -87,13 +87,17 @@ fn device(sysfs: &Sysfs, check: Check, gpus: &[Arc<Gpu>]) -> Check {
     }
 }
 
-/// Length of the second region, through which the CPU and drives reach the memory.
+/// Length of the region through which the CPU and drives reach the memory: the largest of the six. Which one
+/// it is depends on how long the addresses of those before it are.
 fn bar1_bytes(sysfs: &Sysfs, place: &str) -> Option<u64> {
     let text = sysfs.text(format!("sys/bus/pci/devices/{place}/resource"))?;
-    let mut words = text.lines().nth(1)?.split_whitespace();
-    let mut number = || u64::from_str_radix(words.next()?.strip_prefix("0x")?, 16).ok();
-    let (start, end) = (number()?, number()?);
-    (start > 0).then(|| end - start + 1)
+    let length = |line: &str| {
+        let mut words = line.split_whitespace();
+        let mut number = || u64::from_str_radix(words.next()?.strip_prefix("0x")?, 16).ok();
+        let (start, end) = (number()?, number()?);
+        (start > 0 && end > start).then(|| end - start + 1)
+    };
+    text.lines().take(6).filter_map(length).max()
 }
 
 fn memory(gpus: &[Arc<Gpu>]) -> Check {
@@ -213,16 +217,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_second_region_of_a_gpu_is_measured() {
+    fn the_region_of_a_gpus_memory_is_found_behind_short_and_long_addresses() {
         let root = tempfile::tempdir().unwrap();
         let folder = root.path().join("sys/bus/pci/devices/0000:1b:00.0");
         std::fs::create_dir_all(&folder).unwrap();
-        let text = "0x00000000f0000000 0x00000000f0ffffff 0x0000000000040200\n\
-                    0x0000380000000000 0x00003bffffffffff 0x000000000014220c\n";
-        std::fs::write(folder.join("resource"), text).unwrap();
         let sysfs = Sysfs::new(root.path());
-        assert_eq!(bar1_bytes(&sysfs, "0000:1b:00.0"), Some(4 << 40));
-        assert_eq!(bar1_bytes(&sysfs, "0000:1c:00.0"), None);
+        assert_eq!(bar1_bytes(&sysfs, "0000:1b:00.0"), None);
+        let registers = "0x00000000f0000000 0x00000000f0ffffff 0x0000000000040200\n";
+        let memory = "0x0000380000000000 0x0000383fffffffff 0x000000000014220c\n";
+        let upper_half = "0x0000000000000000 0x0000000000000000 0x0000000000000000\n";
+        for text in [
+            format!("{registers}{memory}{upper_half}"),
+            format!("{registers}{upper_half}{memory}{upper_half}"),
+        ] {
+            std::fs::write(folder.join("resource"), text).unwrap();
+            assert_eq!(bar1_bytes(&sysfs, "0000:1b:00.0"), Some(256 << 30));
+        }
     }
 
     #[test]
