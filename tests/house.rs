@@ -98,6 +98,20 @@ const EDGES: &[Edges] = &[
         ],
         dev: &[],
     },
+    Edges { from: "gcos-loom-tests", normal: &[], dev: &[] },
+    Edges {
+        from: "gcos-security-tests",
+        normal: &[
+            "gcos-check",
+            "gcos-engine",
+            "gcos-fuzz-targets",
+            "gcos-hw",
+            "gcos-layout",
+            "gcos-nvme",
+            "gcos-store",
+        ],
+        dev: &[],
+    },
     Edges {
         from: "gcos-hardware-tests",
         normal: &["gcos-check", "gcos-engine", "gcos-hw", "gcos-layout", "gcos-nvme", "gcos-store"],

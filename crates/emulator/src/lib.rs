@@ -38,6 +38,7 @@ mod queue;
 mod registers;
 mod shadow;
 mod storage;
+mod sync;
 mod table;
 mod transfer;
 mod wake;

@@ -1,9 +1,8 @@
 //! Sleeping and waking the controller's thread without losing a doorbell.
 
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, Ordering, fence};
-use std::thread::Thread;
 use std::time::Duration;
+
+use crate::sync::{AtomicBool, OnceLock, Ordering, Thread, fence, park, park_timeout};
 
 #[derive(Debug, Default)]
 pub(crate) struct Waker {
@@ -35,8 +34,8 @@ impl Waker {
         fence(Ordering::SeqCst);
         if !has_work() {
             match timeout {
-                Some(timeout) => std::thread::park_timeout(timeout),
-                None => std::thread::park(),
+                Some(timeout) => park_timeout(timeout),
+                None => park(),
             }
         }
         self.asleep.store(false, Ordering::Relaxed);
