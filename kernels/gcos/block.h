@@ -2,9 +2,10 @@
 //
 // The block goes round in trips. In each, all threads look at one completion entry each, agree by one vote how
 // many new ones there are and how many commands fit, reap those, post these, and the first thread rings
-// both doorbells once. Completions that are there are taken without waiting; when there are none and
-// nothing can be posted, the first thread alone waits. So as many rounds are in flight as the queue takes
-// when the controller is slow, and about two when it is fast.
+// both doorbells once. Rounds are posted without waiting as long as the queue has room: two are in flight
+// with a fast controller, as many as fit with a slow one. A trip that would move few commands costs a
+// fence at system scope all the same; then the first thread alone waits a little for more. A block of one
+// warp is for latency: it gives a fast controller the time to answer before it posts another round.
 //
 // The identifier of a command is its slot. A table in the block's memory says which command is in which
 // slot; taking it out of there ends the command, exactly once.
@@ -22,13 +23,20 @@ namespace gcos {
 // Trips after which the leader asks whether to go on, and looks at the completion queue in one wait.
 constexpr std::uint32_t kCheckTrips = 256;
 constexpr std::uint32_t kCheckLooks = 64;
+// Looks for more completions, about 0.4 us each, when there are some but few.
+constexpr std::uint32_t kPatienceLooks = 3;
+// A block of one warp looks so often, about 0.3 us each, before it posts another round; if that was in vain,
+// so many trips go by before it tries again. Host threads that play a warp are too slow for it.
+constexpr std::uint32_t kQuickLooks = kPlayed ? 1 : 8;
+constexpr std::uint32_t kQuietTrips = 16;
 
 struct BlockShared {
   // A word for each warp, of even and of odd trips.
   std::uint32_t votes[2][kMaxBlockThreads / kWarpThreads];
   // kGoOn, or why the block gives up.
   std::uint32_t verdict;
-  // For each slot, 1 + the command of the share in flight there; 0: free.
+  // For each slot, 1 + the command of the share in flight there; 0: free. Barriers part those who read it
+  // from those who write it; only two completions of one name meet, so only taking a word out is atomic.
   std::uint32_t in_slot[kMaxQueueEntries];
 };
 
@@ -51,36 +59,86 @@ struct Agreement {
 };
 
 GCOS_DEVICE Agreement agree(BlockShared& shared, std::uint32_t trip, bool fresh, bool fits, bool bad) {
-  std::uint32_t* votes = shared.votes[trip & 1];
   const std::uint32_t reap = leading(ballot(fresh));
   const std::uint32_t post = leading(ballot(fits));
   const std::uint32_t first_bad = ballot(bad) & 1;
+  const std::uint32_t warps = block_threads() / kWarpThreads;
+  if (warps == 1) {
+    sync_block();
+    return Agreement{reap, post, first_bad != 0};
+  }
+  std::uint32_t* votes = shared.votes[trip & 1];
   if (lane_index() == 0) votes[warp_index()] = reap | (post << 8) | (first_bad << 16);
   sync_block();
-  Agreement agreed{0, 0, (votes[0] >> 16) != 0};
-  bool reaping = true;
-  bool posting = true;
-  for (std::uint32_t warp = 0; warp < block_threads() / kWarpThreads; ++warp) {
-    const std::uint32_t r = votes[warp] & 0xff;
-    const std::uint32_t p = (votes[warp] >> 8) & 0xff;
-    agreed.reap += reaping ? r : 0;
-    agreed.post += posting ? p : 0;
-    reaping = reaping && r == kWarpThreads;
-    posting = posting && p == kWarpThreads;
-  }
-  return agreed;
+  // Each lane takes the vote of one warp; full warps count as a whole up to the first that is not.
+  const std::uint32_t vote = lane_index() < warps ? votes[lane_index()] : 0;
+  const std::uint32_t reaping = leading(ballot((vote & 0xff) == kWarpThreads));
+  const std::uint32_t posting = leading(ballot(((vote >> 8) & 0xff) == kWarpThreads));
+  const std::uint32_t reap_rest = shuffle(vote, reaping % kWarpThreads) & 0xff;
+  const std::uint32_t post_rest = (shuffle(vote, posting % kWarpThreads) >> 8) & 0xff;
+  return Agreement{reaping * kWarpThreads + (reaping < warps ? reap_rest : 0),
+                   posting * kWarpThreads + (posting < warps ? post_rest : 0),
+                   (shuffle(vote, 0) >> 16) != 0};
 }
 
-// By the leader, while the others wait at a barrier: until the entry at the head is new, or for good.
-GCOS_DEVICE std::uint32_t wait_for_head(const Pair& pair, const Progress& now, const Limit& limit) {
+// One thread's look at the completion queue.
+struct Look {
+  Completion completion;
+  bool fresh;
+};
+
+GCOS_DEVICE Look look(const Pair& pair, const Progress& now) {
+  const std::uint32_t me = thread_index();
+  if (me >= now.flying) return Look{Completion{0}, false};
+  const bool turned = now.head + me >= pair.entries;
+  const Completion completion = peek_unordered(pair.cq, wrapped(now.head + me, pair.entries));
+  return Look{completion, completion.phase() == (now.phase ^ (turned ? 1u : 0u))};
+}
+
+// The look of a block of one warp. `quiet` counts the trips in which it does not wait.
+GCOS_DEVICE Look look_awhile(const Pair& pair, const Progress& now, std::uint32_t& quiet) {
+  Look found = look(pair, now);
+  if (now.flying == 0) return found;
+  if (quiet != 0) {
+    quiet -= 1;
+    return found;
+  }
+  for (std::uint32_t looks = 1; any(thread_index() < now.flying && !found.fresh); ++looks) {
+    if (looks == kQuickLooks) {
+      quiet = kQuietTrips;
+      break;
+    }
+    found = look(pair, now);
+  }
+  return found;
+}
+
+// By the leader, while the others wait at a barrier: until the entry `wanted` places after the head is new. If
+// there is something to do already (`some`), or once the head itself is new, not for long.
+GCOS_DEVICE std::uint32_t wait_for_more(const Pair& pair, const Progress& now, std::uint32_t wanted,
+                                        bool some, const Limit& limit) {
+  const bool turned = now.head + wanted >= pair.entries;
+  const std::uint32_t index = wrapped(now.head + wanted, pair.entries);
+  const std::uint32_t phase = now.phase ^ (turned ? 1u : 0u);
+  std::uint32_t patience = kPatienceLooks;
   for (std::uint32_t turn = 1;; ++turn) {
-    if (peek_completion(pair.cq, now.head).phase() == now.phase) return kGoOn;
+    if (peek_unordered(pair.cq, index).phase() == phase) return kGoOn;
+    some = some || peek_unordered(pair.cq, now.head).phase() == now.phase;
+    if (some && --patience == 0) return kGoOn;
     if (turn % kCheckLooks == 0) {
       const std::uint32_t verdict = limit.check();
       if (verdict != kGoOn) return verdict;
     }
     pause(turn);
   }
+}
+
+// Whether a trip that moves so much is worth its fence, or the block should wait for more.
+GCOS_DEVICE bool worth(const Agreement& agreed, const Progress& now, std::uint32_t left) {
+  const std::uint32_t round = block_threads();
+  const std::uint32_t full = left < round ? left : round;
+  const std::uint32_t half = now.flying / 2 < round ? now.flying / 2 : round;
+  return agreed.bad || (full != 0 && agreed.post == full) || (agreed.reap != 0 && agreed.reap >= half);
 }
 
 // Ends the command that a completion names. A name that is not in flight, or not any more, breaks the pair.
@@ -108,7 +166,7 @@ GCOS_DEVICE void reap(const Batch& batch, const Share& share, const Pair& pair, 
 GCOS_DEVICE void give_up(const Batch& batch, const Share& share, const Pair& pair, std::uint32_t taken,
                          std::uint32_t verdict, BlockShared& shared) {
   for (std::uint32_t slot = thread_index(); slot < pair.entries; slot += block_threads()) {
-    const std::uint32_t command = load_relaxed<Scope::kBlock>(&shared.in_slot[slot]);
+    const std::uint32_t command = shared.in_slot[slot];
     if (command != 0) conclude(batch, share.first + command - 1, outcome(verdict));
   }
   for (std::uint32_t i = taken + thread_index(); i < share.count; i += block_threads()) {
@@ -126,33 +184,44 @@ GCOS_DEVICE std::uint32_t make_trips(const Batch& batch, const Share& share, con
   // This thread's next command; loaded a trip ahead.
   Command command{};
   if (me < share.count) command = load_command(batch, share.first + me);
+  const bool solo = block_threads() == kWarpThreads;
+  std::uint32_t quiet = 0;
+  // Whether the trip before only waited: then this one does with what there is.
+  bool waited = false;
   for (std::uint32_t trip = 0; now.taken < share.count || now.flying != 0; ++trip) {
-    Completion completion{0};
-    const bool looking = me < now.flying;
-    if (looking) completion = peek_completion(pair.cq, wrapped(now.head + me, pair.entries));
-    const bool turned = now.head + me >= pair.entries;
+    const Look found = solo ? look_awhile(pair, now, quiet) : look(pair, now);
+    // With a fast controller, a block of one warp has one round in flight.
+    const bool hold = solo && quiet == 0 && any(me < now.flying && !found.fresh);
     const std::uint32_t left = share.count - now.taken;
     const std::uint32_t room = pair.entries - 1 - now.flying;
-    const bool next = me < left && me < room;
+    const bool next = me < left && me < room && !hold;
     const std::uint32_t slot = wrapped(now.tail + (next ? me : 0), pair.entries);
     const Plan plan = plan_command(next, command, batch, pair);
     const bool bad = plan.kind == PointerKind::kBad;
     const bool fits =
-        next && !bad && load_relaxed<Scope::kBlock>(&shared.in_slot[slot]) == 0;
-    const bool fresh = looking && completion.phase() == (now.phase ^ (turned ? 1u : 0u));
-    const Agreement agreed = agree(shared, trip, fresh, fits, bad);
+        next && !bad && shared.in_slot[slot] == 0;
+    const Agreement agreed = agree(shared, trip, found.fresh, fits, bad);
 
     if (me == 0 && trip % kCheckTrips == kCheckTrips - 1) {
       const std::uint32_t verdict = limit.check();
       if (verdict != kGoOn) store_relaxed<Scope::kBlock>(&shared.verdict, verdict);
     }
-    const bool idle = agreed.reap == 0 && agreed.post == 0 && !agreed.bad;
-    if (idle && me == 0) {
-      const std::uint32_t verdict = wait_for_head(pair, now, limit);
-      if (verdict != kGoOn) store_relaxed<Scope::kBlock>(&shared.verdict, verdict);
+    if (!waited && !worth(agreed, now, left)) {
+      if (me == 0 && now.flying != 0) {
+        const std::uint32_t half = now.flying / 2 < block_threads() ? now.flying / 2 : block_threads();
+        const std::uint32_t verdict = wait_for_more(pair, now, half != 0 ? half - 1 : 0,
+                                                    agreed.reap != 0 || agreed.post != 0, limit);
+        if (verdict != kGoOn) store_relaxed<Scope::kBlock>(&shared.verdict, verdict);
+      }
+      sync_block();
+      const std::uint32_t verdict = load_relaxed<Scope::kBlock>(&shared.verdict);
+      if (verdict != kGoOn) return verdict;
+      waited = true;
+      continue;
     }
+    waited = false;
     if (me < agreed.reap) {
-      reap(batch, share, pair, now, agreed.post, completion, shared, probe);
+      reap(batch, share, pair, now, agreed.post, found.completion, shared, probe);
     }
     const bool posts = me < agreed.post;
     if (any(posts)) {
@@ -160,7 +229,7 @@ GCOS_DEVICE std::uint32_t make_trips(const Batch& batch, const Share& share, con
           write_pointer(posts ? plan : Plan{}, command, segments, slot, pair.memory);
       if (posts) {
         post_entry(pair.sq, slot, entry_of(pair, command, pointer, slot));
-        store_relaxed<Scope::kBlock>(&shared.in_slot[slot], now.taken + me + 1);
+        shared.in_slot[slot] = now.taken + me + 1;
         probe.posted(share.first + now.taken + me);
       }
     }
@@ -179,8 +248,8 @@ GCOS_DEVICE std::uint32_t make_trips(const Batch& batch, const Share& share, con
     const std::uint32_t verdict = load_relaxed<Scope::kBlock>(&shared.verdict);
     if (verdict != kGoOn) return verdict;
     if (me == 0) {
-      if (agreed.reap != 0) ring_head(pair.cq_doorbell, now.head);
       if (agreed.post != 0) ring_tail(pair.sq_doorbell, now.tail);
+      if (agreed.reap != 0) ring_head(pair.cq_doorbell, now.head);
     }
   }
   return kGoOn;
@@ -202,7 +271,7 @@ GCOS_DEVICE void run_share(const Batch& batch, const Share& share, const Limit& 
   }
   if (usable) {
     for (std::uint32_t slot = thread_index(); slot < pair.entries; slot += block_threads()) {
-      store_relaxed<Scope::kBlock>(&shared.in_slot[slot], 0u);
+      shared.in_slot[slot] = 0;
     }
   }
   sync_block();
@@ -214,6 +283,8 @@ GCOS_DEVICE void run_share(const Batch& batch, const Share& share, const Limit& 
     return;
   }
   std::uint32_t verdict = detail::make_trips(batch, share, pair, limit, now, shared, probe);
+  // What the commands wrote comes before the count of the share in Batch.done.
+  order_polled<Scope::kSystem>();
   if (verdict != kGoOn) detail::give_up(batch, share, pair, now.taken, verdict, shared);
   if (thread_index() != 0) return;
   // Nothing is in flight, so nothing new may be there.

@@ -68,6 +68,16 @@ template <Scope S, class T>
 GCOS_DEVICE T load_acquire(const T* from) {
   return detail::Atomic<S, T>(*const_cast<T*>(from)).load(cuda::memory_order_acquire);
 }
+// For a word that is looked at again and again: orders nothing. Once the looks have ended, order_polled comes
+// before anything that the words vouch for.
+template <Scope S, class T>
+GCOS_DEVICE T load_polled(const T* from) {
+  return load_relaxed<S>(from);
+}
+template <Scope S>
+GCOS_DEVICE void order_polled() {
+  cuda::atomic_thread_fence(cuda::memory_order_acquire, detail::CudaScope<S>::kValue);
+}
 template <Scope S, class T>
 GCOS_DEVICE void store_relaxed(T* to, T value) {
   detail::Atomic<S, T>(*to).store(value, cuda::memory_order_relaxed);
@@ -89,7 +99,13 @@ GCOS_DEVICE T fetch_or_acq_rel(T* at, T value) {
   return detail::Atomic<S, T>(*at).fetch_or(value, cuda::memory_order_acq_rel);
 }
 template <Scope S, class T>
+GCOS_DEVICE T fetch_or_relaxed(T* at, T value) {
+  return detail::Atomic<S, T>(*at).fetch_or(value, cuda::memory_order_relaxed);
+}
+template <Scope S, class T>
 GCOS_DEVICE T exchange_relaxed(T* at, T value) {
+  // The intrinsic knows shared memory when it sees it; atomic_ref takes the slow way through generic addresses.
+  if constexpr (S == Scope::kBlock) return atomicExch_block(at, value);
   return detail::Atomic<S, T>(*at).exchange(value, cuda::memory_order_relaxed);
 }
 template <Scope S, class T>

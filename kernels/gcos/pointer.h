@@ -265,33 +265,20 @@ GCOS_DEVICE void write_sgl_list(std::uint64_t list, const Segment* segments, std
 // ordered before the doorbell with the entries.
 GCOS_DEVICE Pointer write_pointer(const Plan& plan, const Command& command, const Segment* segments,
                                   std::uint32_t slot, const ListMemory& memory) {
-  Pointer pointer;
-  const std::uint64_t list_iova = memory.iova(slot);
-  switch (plan.kind) {
-    case PointerKind::kNone:
-    case PointerKind::kBad:
-      break;
-    case PointerKind::kDirect:
-      pointer.first = plan.first;
-      if (plan.entries != 0) pointer.second = (plan.first & ~kPageMask) + kPageBytes;
-      break;
-    case PointerKind::kRunList:
-    case PointerKind::kPageList:
-      pointer.first = plan.first;
-      pointer.second = list_iova;
-      break;
-    case PointerKind::kSglBlock:
-      pointer = Pointer{plan.first, command.bytes | (static_cast<std::uint64_t>(kSglDataBlock) << 56),
-                        true};
-      break;
-    case PointerKind::kSglList:
-      pointer = Pointer{list_iova, (plan.entries * 16ull) |
-                                       (static_cast<std::uint64_t>(kSglLastSegment) << 56),
-                        true};
-      break;
-  }
+  Pointer pointer{plan.first, plan.entries != 0 ? (plan.first & ~kPageMask) + kPageBytes : 0, false};
+  if (!any(plan.kind > PointerKind::kDirect)) return pointer;
   const bool listed = plan.kind == PointerKind::kRunList || plan.kind == PointerKind::kPageList ||
                       plan.kind == PointerKind::kSglList;
+  if (plan.kind == PointerKind::kRunList || plan.kind == PointerKind::kPageList) {
+    pointer.second = memory.iova(slot);
+  } else if (plan.kind == PointerKind::kSglBlock) {
+    pointer.second = command.bytes | (static_cast<std::uint64_t>(kSglDataBlock) << 56);
+    pointer.sgl = true;
+  } else if (plan.kind == PointerKind::kSglList) {
+    pointer.first = memory.iova(slot);
+    pointer.second = plan.entries * 16ull | (static_cast<std::uint64_t>(kSglLastSegment) << 56);
+    pointer.sgl = true;
+  }
   for (std::uint32_t left = ballot(listed); left != 0; left &= left - 1) {
     const std::uint32_t lane = lowest_bit(left);
     const auto kind = static_cast<PointerKind>(shuffle(static_cast<std::uint32_t>(plan.kind), lane));

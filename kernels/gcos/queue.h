@@ -70,6 +70,13 @@ GCOS_DEVICE Completion peek_completion(std::uint64_t cq, std::uint32_t index) {
   return Completion{load_acquire<Scope::kSystem>(words + 2ull * index + 1)};
 }
 
+// The same without the acquire: before anything is read that commands wrote, the thread that looked calls
+// order_polled at system scope, once for all its looks.
+GCOS_DEVICE Completion peek_unordered(std::uint64_t cq, std::uint32_t index) {
+  const std::uint64_t* words = at<const std::uint64_t>(cq);
+  return Completion{load_polled<Scope::kSystem>(words + 2ull * index + 1)};
+}
+
 // Gives entries before `head` back to the controller. No fence: the entries were read by loads whose values
 // decided that this is called, and stores of one thread to one word keep their order.
 //

@@ -6,9 +6,10 @@
 // have written beyond, rings once, and leaves it at the next gap. At each gap two meet, the baton's holder
 // and the writer of the range that begins there; the second to come goes on.
 //
-// Reaping: there is no consumer by office. A warp that waits looks at the completion queue; the one that
-// takes the lock reads up to 32 entries, ends their commands, and frees their slots. Lock and head are one
-// word. A slot's word says by its epoch whether a command has ended, so owners need not take part.
+// Reaping: there is no consumer by office. A warp that waits reads up to 32 completion entries from the head on,
+// and owns them if it is the one that moves the head past them, by one compare-and-swap; nothing is locked
+// while it ends their commands. A slot's word has the address of its command's status word, and says by its
+// epoch whether a command has ended, so that the owner of a command need not take part in its end.
 //
 // A command ends exactly once: whoever sets kClaimed in its slot's word writes its status word.
 //
@@ -27,40 +28,39 @@ namespace gcos {
 // Turns of a wait after which a warp asks whether the pair is broken, and whether to go on.
 constexpr std::uint32_t kBrokenTurns = 8;
 constexpr std::uint32_t kLimitTurns = 64;
-// Times that the consumer reads on before it gives the lock back.
-constexpr std::uint32_t kConsumerTrips = 4;
-
-// Slot words: bit 31 claimed, bit 30 posted, bits 0 to 29 the epoch: how often the ring had gone round when
-// the slot was last given out.
-constexpr std::uint32_t kClaimed = 1u << 31;
-constexpr std::uint32_t kPosted = 1u << 30;
-constexpr std::uint32_t kEpochMask = kPosted - 1;
+// Slot words: bit 63 claimed, bit 62 posted, bits 48 to 61 the epoch (how often the ring had gone round when
+// the slot was last given out), bits 0 to 47 the address of the status word while posted.
+constexpr std::uint64_t kClaimed = 1ull << 63;
+constexpr std::uint64_t kPosted = 1ull << 62;
+constexpr std::uint32_t kEpochShift = 48;
+constexpr std::uint32_t kEpochBits = 14;
+constexpr std::uint32_t kEpochMask = (1u << kEpochBits) - 1;
+constexpr std::uint64_t kAddressMask = (1ull << kEpochShift) - 1;
 
 // Boundary words: entries of the range that begins there, once they are written, and whether the baton is
 // there.
 constexpr std::uint32_t kBaton = 1u << 31;
 constexpr std::uint32_t kRangeMask = 63;
 
-// The consumer's word: bits 0 to 15 the index of the next completion entry, bit 16 whether the phase has
-// turned from 1 to 0, bits 17 to 62 a number that is new at each change, bit 63 the lock.
-constexpr std::uint64_t kLocked = 1ull << 63;
+// The head's word: bits 0 to 15 the index of the next completion entry, bit 16 whether the phase has turned
+// from 1 to 0, the other bits a number that is new at each change.
 constexpr std::uint64_t kTurnedPhase = 1ull << 16;
 constexpr std::uint64_t kChange = 1ull << 17;
 
 // What QueuePair.tickets points to; zeros when the pair is made.
 struct TicketMemory {
-  std::uint64_t* next;         // tickets given out
-  std::uint64_t* consumer;     // lock and head of the completion queue
-  std::uint64_t* status_of;    // for each slot, the address of the status word of its command
-  std::uint32_t* slots;
+  std::uint64_t* next;        // tickets given out
+  std::uint64_t* head;        // of the completion queue
+  std::uint32_t* bell;        // 1 while a warp rings the head
+  std::uint64_t* slots;
   std::uint32_t* boundaries;
 };
 
 GCOS_DEVICE TicketMemory ticket_memory(std::uint64_t address, std::uint32_t entries) {
-  std::uint64_t* status_of = at<std::uint64_t>(address + 256);
-  std::uint32_t* slots = reinterpret_cast<std::uint32_t*>(status_of + entries);
-  return TicketMemory{at<std::uint64_t>(address), at<std::uint64_t>(address + 128), status_of, slots,
-                      slots + entries};
+  const std::uint64_t slots = address + 256;
+  return TicketMemory{at<std::uint64_t>(address), at<std::uint64_t>(address + 128),
+                      at<std::uint32_t>(address + 192), at<std::uint64_t>(slots),
+                      at<std::uint32_t>(slots + 8ull * entries)};
 }
 
 // A pair as one warp sees it.
@@ -76,20 +76,16 @@ struct Flight {
   std::uint32_t command = 0;
   std::uint32_t slot = 0;
   std::uint32_t epoch = 0;
+  std::uint64_t word = 0;  // of the slot while the command is in flight
   bool active = false;
 };
 
 namespace detail {
 
 // Whether a slot has been free for `epoch`, or was given out in it or later.
-GCOS_DEVICE bool reached(std::uint32_t word, std::uint32_t epoch) {
-  return (((word - epoch) & kEpochMask) >> 29) == 0;
-}
-
-// Whether a lane's command has ended, or there is none.
-GCOS_DEVICE bool landed(const Desk& desk, const Flight& flight) {
-  return !flight.active ||
-         reached(load_acquire<Scope::kDevice>(desk.tickets.slots + flight.slot), flight.epoch + 1);
+GCOS_DEVICE bool reached(std::uint64_t word, std::uint32_t epoch) {
+  const std::uint32_t ahead = (static_cast<std::uint32_t>(word >> kEpochShift) - epoch) & kEpochMask;
+  return ahead >> (kEpochBits - 1) == 0;
 }
 
 GCOS_DEVICE void break_pair(const Desk& desk, std::uint32_t kind) {
@@ -100,12 +96,14 @@ GCOS_DEVICE void break_pair(const Desk& desk, std::uint32_t kind) {
 GCOS_DEVICE void land(const Desk& desk, Completion completion) {
   const std::uint32_t slot = completion.slot();
   if (slot >= desk.pair.entries) return break_pair(desk, kBadCompletion);
-  std::uint32_t* word = desk.tickets.slots + slot;
-  const std::uint32_t was = fetch_or_acq_rel<Scope::kDevice>(word, kClaimed);
+  std::uint64_t* word = desk.tickets.slots + slot;
+  const std::uint64_t was = fetch_or_relaxed<Scope::kDevice>(word, kClaimed);
   if ((was & kPosted) == 0 || (was & kClaimed) != 0) return break_pair(desk, kBadCompletion);
-  store_relaxed<Scope::kSystem>(at<std::uint32_t>(desk.tickets.status_of[slot]),
+  store_relaxed<Scope::kSystem>(at<std::uint32_t>(was & kAddressMask),
                                 outcome(kCompleted, completion.status()));
-  store_release<Scope::kDevice>(word, ((was & kEpochMask) + 1) & kEpochMask);
+  const std::uint64_t next = ((was >> kEpochShift) + 1) & kEpochMask;
+  // The owner that sees this sees the status word and the data too.
+  store_release<Scope::kDevice>(word, next << kEpochShift);
 }
 
 // Where the completion queue is being read.
@@ -119,60 +117,55 @@ GCOS_DEVICE Head head_of(std::uint64_t word) {
 }
 
 GCOS_DEVICE std::uint64_t word_of(const Head& head, std::uint64_t before) {
-  const std::uint64_t number = (before & ~(kChange - 1)) + kChange;
-  return (number & ~kLocked) | (head.phase == 0 ? kTurnedPhase : 0) | head.index;
+  return ((before & ~(kChange - 1)) + kChange) | (head.phase == 0 ? kTurnedPhase : 0) | head.index;
 }
 
-GCOS_DEVICE void advance(Head& head, std::uint32_t count, std::uint32_t entries) {
+GCOS_DEVICE Head advanced(Head head, std::uint32_t count, std::uint32_t entries) {
   head.phase ^= head.index + count >= entries ? 1u : 0u;
   head.index = wrapped(head.index + count, entries);
+  return head;
 }
 
-// Completion entries that are new from `head` on, without a gap, at most one for each lane.
-GCOS_DEVICE std::uint32_t fresh_entries(const Desk& desk, const Head& head, Completion& completion) {
+// The head is rung when it passes a quarter of the queue, so that the doorbell costs little; the controller has
+// room in the other three.
+GCOS_DEVICE bool passes_quarter(const Head& from, const Head& to, std::uint32_t entries) {
+  const std::uint32_t quarter = (entries + 3) / 4;
+  const std::uint32_t ahead = wrapped(to.index + entries - from.index, entries);
+  return ahead >= quarter || from.index / quarter != to.index / quarter;
+}
+
+// Rings where the head is now. One warp at a time does, so that the doorbell never goes back; a warp that
+// comes while another does leaves it to that one, which looks again after it has made room. By one lane.
+GCOS_DEVICE void ring_shared_head(const Desk& desk) {
   const std::uint32_t entries = desk.pair.entries;
-  const bool looks = lane_index() < entries;
-  Head mine = head;
-  advance(mine, looks ? lane_index() : 0, entries);
-  completion = peek_completion(desk.pair.cq, mine.index);
-  return leading(ballot(looks && completion.phase() == mine.phase));
+  while (exchange_acq_rel<Scope::kDevice>(desk.tickets.bell, 1u) == 0) {
+    const Head now = head_of(load_acquire<Scope::kDevice>(desk.tickets.head));
+    ring_head(desk.pair.cq_doorbell, now.index);
+    exchange_acq_rel<Scope::kDevice>(desk.tickets.bell, 0u);
+    const Head then = head_of(load_acquire<Scope::kDevice>(desk.tickets.head));
+    if (!passes_quarter(now, then, entries)) return;
+  }
 }
 
-// Looks at the completion queue and, if there is something new and no other warp is at it, takes it.
-// Called by all lanes; says whether it took something.
-GCOS_DEVICE bool consume(const Desk& desk) {
-  std::uint64_t* consumer = desk.tickets.consumer;
-  const std::uint64_t word = shuffle_wide(load_relaxed<Scope::kDevice>(consumer), 0);
-  if ((word & kLocked) != 0) return false;
-  const Head before = head_of(word);
-  Completion completion;
-  std::uint32_t count = fresh_entries(desk, before, completion);
+// Reads completion entries from the head on, which was `word`, and takes those that are new, if no other warp
+// does. Called by all lanes; says whether it took something.
+GCOS_DEVICE bool consume(const Desk& desk, std::uint64_t word) {
+  const std::uint32_t entries = desk.pair.entries;
+  const Head head = head_of(word);
+  const bool looks = lane_index() < entries;
+  const Head mine = advanced(head, looks ? lane_index() : 0, entries);
+  const Completion completion = peek_completion(desk.pair.cq, mine.index);
+  const std::uint32_t count = leading(ballot(looks && completion.phase() == mine.phase));
   if (count == 0) return false;
-  // If the head is still where it was, what was read is still so.
-  bool mine = false;
+  const Head next = advanced(head, count, entries);
+  // If the head is still where it was, what was read is still so, and now this warp's.
+  bool taken = false;
   if (lane_index() == 0) {
-    mine = compare_exchange_acquire<Scope::kDevice>(consumer, word, word | kLocked);
+    taken = compare_exchange_acquire<Scope::kDevice>(desk.tickets.head, word, word_of(next, word));
   }
-  if (!any(mine)) return false;
-  Head head = before;
-  std::uint32_t taken = 0;
-  for (std::uint32_t trip = 1; count != 0; ++trip) {
-    if (lane_index() < count) land(desk, completion);
-    advance(head, count, desk.pair.entries);
-    taken += count;
-    const bool more = count == kWarpThreads && trip < kConsumerTrips;
-    count = more ? fresh_entries(desk, head, completion) : 0;
-  }
-  sync_warp();
-  if (lane_index() == 0) {
-    // The head is rung when it has passed a quarter of the queue, so that the doorbell costs little; the
-    // controller has room in the other three.
-    const std::uint32_t quarter = (desk.pair.entries + 3) / 4;
-    if (taken >= quarter || head.index / quarter != before.index / quarter) {
-      ring_head(desk.pair.cq_doorbell, head.index);
-    }
-    store_release<Scope::kDevice>(consumer, word_of(head, word));
-  }
+  if (!any(taken)) return false;
+  if (lane_index() < count) land(desk, completion);
+  if (lane_index() == 0 && passes_quarter(head, next, entries)) ring_shared_head(desk);
   return true;
 }
 
@@ -181,13 +174,16 @@ GCOS_DEVICE bool consume(const Desk& desk) {
 template <class Ready>
 GCOS_DEVICE std::uint32_t await(const Desk& desk, const Ready& ready) {
   for (std::uint32_t turn = 0;; ++turn) {
+    const std::uint64_t word = load_relaxed<Scope::kDevice>(desk.tickets.head);
     if (all(ready())) return kGoOn;
-    if (!consume(desk)) pause(turn);
+    if (!consume(desk, shuffle_wide(word, 0))) pause(turn);
     if (turn % kBrokenTurns != 0) continue;
     std::uint32_t verdict = kGoOn;
     if (lane_index() == 0) {
       verdict = load_relaxed<Scope::kDevice>(desk.broken);
-      if (verdict == kGoOn && turn % kLimitTurns == 0) verdict = desk.limit.check();
+      if (verdict == kGoOn && turn % kLimitTurns == kLimitTurns - kBrokenTurns) {
+        verdict = desk.limit.check();
+      }
     }
     verdict = shuffle(verdict, 0);
     if (verdict != kGoOn) return verdict;
@@ -256,7 +252,7 @@ GCOS_DEVICE std::uint32_t post_group(const Desk& desk, const Batch& batch, std::
   const std::uint32_t after = wrapped(flight.slot + 1, desk.pair.entries);
   const std::uint32_t after_epoch = (flight.epoch + (after == 0 ? 1 : 0)) & kEpochMask;
   const std::uint32_t verdict = await(desk, [&] {
-    const std::uint32_t* slots = desk.tickets.slots;
+    const std::uint64_t* slots = desk.tickets.slots;
     return !good ||
            (reached(load_acquire<Scope::kDevice>(slots + flight.slot), flight.epoch) &&
             (!last || reached(load_acquire<Scope::kDevice>(slots + after), after_epoch)));
@@ -270,9 +266,9 @@ GCOS_DEVICE std::uint32_t post_group(const Desk& desk, const Batch& batch, std::
                                         desk.pair.memory);
   if (good) {
     post_entry(desk.pair.sq, flight.slot, entry_of(desk.pair, command, pointer, flight.slot));
-    desk.tickets.status_of[flight.slot] = batch.statuses + 4ull * index;
-    // A release, so that even a completion that nobody asked for finds the right status word.
-    store_release<Scope::kDevice>(desk.tickets.slots + flight.slot, kPosted | flight.epoch);
+    const std::uint64_t epoch = static_cast<std::uint64_t>(flight.epoch) << kEpochShift;
+    flight.word = kPosted | epoch | (batch.statuses + 4ull * index);
+    store_relaxed<Scope::kDevice>(desk.tickets.slots + flight.slot, flight.word);
     flight.active = true;
     probe.posted(index);
   }
@@ -283,17 +279,20 @@ GCOS_DEVICE std::uint32_t post_group(const Desk& desk, const Batch& batch, std::
 
 // Ends this lane's command if it has not ended yet, when the warp gives up.
 GCOS_DEVICE void abandon(const Desk& desk, const Batch& batch, Flight& flight, std::uint32_t verdict) {
-  if (flight.active) {
-    const std::uint32_t was =
-        fetch_or_acq_rel<Scope::kDevice>(desk.tickets.slots + flight.slot, kClaimed);
-    if (was == (kPosted | flight.epoch)) conclude(batch, flight.command, outcome(verdict));
+  // Only the word of this very command: the slot may be another's by now.
+  if (flight.active && compare_exchange_acquire<Scope::kDevice>(
+                           desk.tickets.slots + flight.slot, flight.word, flight.word | kClaimed)) {
+    conclude(batch, flight.command, outcome(verdict));
   }
   flight.active = false;
 }
 
 template <class Probe>
 GCOS_DEVICE std::uint32_t await_landing(const Desk& desk, Flight& flight, const Probe& probe) {
-  const std::uint32_t verdict = await(desk, [&] { return landed(desk, flight); });
+  const std::uint32_t verdict = await(desk, [&] {
+    return !flight.active ||
+           reached(load_acquire<Scope::kDevice>(desk.tickets.slots + flight.slot), flight.epoch + 1);
+  });
   if (verdict == kGoOn && flight.active) {
     probe.ended(flight.command);
     flight.active = false;

@@ -47,6 +47,13 @@ template <Scope S, class T>
 GCOS_DEVICE T load_acquire(const T* from) {
   return __atomic_load_n(from, __ATOMIC_ACQUIRE);
 }
+// The thread sanitizer knows no fences, so each look is an acquire here.
+template <Scope S, class T>
+GCOS_DEVICE T load_polled(const T* from) {
+  return __atomic_load_n(from, __ATOMIC_ACQUIRE);
+}
+template <Scope S>
+GCOS_DEVICE void order_polled() {}
 template <Scope S, class T>
 GCOS_DEVICE void store_relaxed(T* to, T value) {
   __atomic_store_n(to, value, __ATOMIC_RELAXED);
@@ -66,6 +73,10 @@ GCOS_DEVICE T fetch_add_release(T* at, T value) {
 template <Scope S, class T>
 GCOS_DEVICE T fetch_or_acq_rel(T* at, T value) {
   return __atomic_fetch_or(at, value, __ATOMIC_ACQ_REL);
+}
+template <Scope S, class T>
+GCOS_DEVICE T fetch_or_relaxed(T* at, T value) {
+  return __atomic_fetch_or(at, value, __ATOMIC_RELAXED);
 }
 template <Scope S, class T>
 GCOS_DEVICE T exchange_relaxed(T* at, T value) {

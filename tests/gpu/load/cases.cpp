@@ -16,6 +16,9 @@ using gcos::kOpcodeRead;
 using gcos::kOpcodeWrite;
 using gcos::kTimedOut;
 
+// No case that goes well comes near it, even on a busy machine.
+constexpr std::uint64_t kBudgetNs = 120000000000ull;
+
 // One run of one case: on a backend, by a kernel, with blocks of so many threads.
 struct Trial {
   Backend& backend;
@@ -31,7 +34,7 @@ struct Trial {
     const std::string wrong = world.wrong();
     check(wrong.empty(), wrong);
   }
-  void run(World& world, std::uint64_t budget_ns = 20000000000ull) {
+  void run(World& world, std::uint64_t budget_ns = kBudgetNs) {
     check(world.run(kernel, threads, budget_ns), "the kernel did not run");
   }
   void all_completed(World& world) {
@@ -47,20 +50,21 @@ constexpr std::uint32_t kBlock = 512;
 
 void small_commands_wrap_the_queues(Trial& trial) {
   for (const std::uint32_t entries : {2u, 7u, 64u, 100u}) {
+    const std::uint32_t count = entries < 10 ? 40 : 230;
     Shape shape;
     shape.entries = entries;
     World world(trial.backend, shape);
     for (int batch = 0; batch < 2; ++batch) {
       world.clear();
       // Reads below, writes above, so that what ran first does not matter.
-      for (std::uint32_t i = 0; i < 230; ++i) {
+      for (std::uint32_t i = 0; i < count; ++i) {
         i % 3 != 0 ? world.read(i, kBlock) : world.write(1000 + i, kBlock);
       }
       world.share(0);
       trial.run(world);
       trial.all_completed(world);
     }
-    CHECK(world.model(0).fetched == 460);
+    CHECK(world.model(0).fetched == 2 * count);
     CHECK(world.pair(0).broken == 0);
   }
 }
@@ -335,19 +339,19 @@ void a_lost_completion_times_out(Trial& trial) {
 }
 
 void a_completion_of_an_empty_slot_breaks_the_pair(Trial& trial) {
-  fault_breaks(trial, kUnknown, kBadCompletion, 20000000000ull);
+  fault_breaks(trial, kUnknown, kBadCompletion, kBudgetNs);
 }
 
 void a_completion_of_a_slot_past_the_queue_breaks_the_pair(Trial& trial) {
-  fault_breaks(trial, kOutOfRange, kBadCompletion, 20000000000ull);
+  fault_breaks(trial, kOutOfRange, kBadCompletion, kBudgetNs);
 }
 
 void a_command_completed_twice_breaks_the_pair(Trial& trial) {
-  fault_breaks(trial, kRepeat, kBadCompletion, 20000000000ull);
+  fault_breaks(trial, kRepeat, kBadCompletion, kBudgetNs);
 }
 
 void the_abort_flag_ends_what_is_in_flight(Trial& trial) {
-  fault_breaks(trial, kAbort, kAborted, 20000000000ull);
+  fault_breaks(trial, kAbort, kAborted, kBudgetNs);
 }
 
 void a_completion_too_many_at_the_end_breaks_the_pair(Trial& trial) {

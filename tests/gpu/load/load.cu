@@ -138,6 +138,7 @@ struct Setting {
   std::uint32_t latency_ns = 0;
   std::uint32_t data_bytes = 0;
   std::uint64_t commands = 1 << 20;  // of each pair
+  bool lists = true;            // commands longer than a page have PRP lists
 };
 
 struct Result {
@@ -174,7 +175,10 @@ class Bench {
     posted_at_ = device<std::uint64_t>(kMostCommands);
     ended_at_ = device<std::uint64_t>(kMostCommands);
     differences_ = device<unsigned long long>(1);
+    // Status words of a real batch are in host memory; in the GPU's own for comparison.
+    in_device_ = std::getenv("GCOS_LOAD_DEVICE_STATUSES") != nullptr;
     statuses_ = pinned<std::uint32_t>(kMostCommands);
+    if (in_device_) device_statuses_ = device<std::uint32_t>(kMostCommands);
     words_ = pinned<std::uint32_t>(64);
     must(cudaStreamCreateWithFlags(&serving_, cudaStreamNonBlocking), "stream");
     must(cudaStreamCreateWithFlags(&driving_, cudaStreamNonBlocking), "stream");
@@ -226,6 +230,10 @@ class Bench {
     Result result;
     result.counts_agree = finish_serving(s) && words_[kDone] == s.blocks;
     const std::uint64_t all = s.commands * s.pairs;
+    if (in_device_) {
+      must(cudaMemcpy(statuses_, device_statuses_, 4 * all, cudaMemcpyDeviceToHost), "copy");
+      must(cudaMemset(device_statuses_, 0, 4 * all), "clear");
+    }
     result.per_second = static_cast<double>(all) / seconds;
     result.statuses_good =
         std::all_of(statuses_, statuses_ + all, [](std::uint32_t w) { return w == gcos::kOutcomeDone; });
@@ -298,7 +306,8 @@ class Bench {
       queues.push_back(q);
       for (std::uint64_t k = 0; k < s.commands; ++k) {
         const std::uint64_t at = data_of(s, i, k);
-        commands.push_back(gcos::Command{(at - address(data_)) / 512, at, bytes, 0, 2, 0});
+        commands.push_back(
+            gcos::Command{(at - address(data_)) / 512, at, s.lists ? bytes : 4096, 0, 2, 0});
       }
     }
     std::vector<gcos::Share> shares;
@@ -316,7 +325,7 @@ class Bench {
     gcos::Batch batch{};
     batch.shares = address(shares_);
     batch.commands = address(commands_);
-    batch.statuses = address(statuses_);
+    batch.statuses = address(in_device_ ? device_statuses_ : statuses_);
     batch.abort = address(words_ + kAbort);
     batch.done = address(words_ + kDone);
     batch.budget_ns = kBudgetNs;
@@ -366,6 +375,10 @@ class Bench {
     must(cudaStreamSynchronize(serving_), "serve");
     std::vector<FastQueue> queues(s.pairs);
     must(cudaMemcpy(queues.data(), queues_, sizeof(FastQueue) * s.pairs, cudaMemcpyDeviceToHost), "copy");
+    const auto by_time = [](const FastQueue& a, const FastQueue& b) { return a.took_ns < b.took_ns; };
+    const auto ends = std::minmax_element(queues.begin(), queues.end(), by_time);
+    std::fprintf(stderr, "load:   pairs took %.3f to %.3f ms\n", ends.first->took_ns / 1e6,
+                 ends.second->took_ns / 1e6);
     return std::all_of(queues.begin(), queues.end(), [&](const FastQueue& q) {
       return q.fetched == s.commands && q.posted == s.commands && q.strange == 0;
     });
@@ -400,6 +413,8 @@ class Bench {
   std::uint64_t* ended_at_;
   unsigned long long* differences_;
   std::uint32_t* statuses_;
+  std::uint32_t* device_statuses_ = nullptr;
+  bool in_device_ = false;
   std::uint32_t* words_;
   cudaStream_t serving_;
   cudaStream_t driving_;
@@ -502,6 +517,8 @@ int measure_all(const std::string& filter) {
       {"owned_64_pairs_4KiB", false, 64, 64, 32, 0, 4096, 1 << 16},
       {"owned_64_pairs_16KiB", false, 64, 64, 32, 0, 16384, 1 << 15},
       {"owned_64_pairs_64KiB", false, 64, 64, 32, 0, 65536, 1 << 13},
+      {"owned_64_pairs_16KiB_without_lists", false, 64, 64, 32, 0, 16384, 1 << 15, false},
+      {"owned_64_pairs_16KiB_256", false, 64, 64, 256, 0, 16384, 1 << 15},
       {"shared_64_pairs_4KiB", true, 64, 64, 32, 0, 4096, 1 << 16},
   };
   bool good = true;

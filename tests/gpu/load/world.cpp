@@ -64,7 +64,7 @@ void World::make_pair(std::uint32_t index) {
   model.medium = base_ + media_[index];
   model.memory = base_;
   model.memory_bytes = s.memory_bytes;
-  model.budget_ns = 30000000000ull;
+  model.budget_ns = 150000000000ull;
   model.entries = s.entries;
   model.nsid = kNsid;
   model.lba_shift = s.lba_shift;

@@ -56,7 +56,7 @@ class World {
   // Commands added since the last share become one on this pair.
   void share(std::uint32_t pair);
   // Runs the batch; the next begins empty, with the pairs as they are.
-  bool run(const char* kernel, std::uint32_t threads, std::uint64_t budget_ns = 20000000000ull);
+  bool run(const char* kernel, std::uint32_t threads, std::uint64_t budget_ns);
   // Forgets the commands and shares of the batch that ran.
   void clear();
 
