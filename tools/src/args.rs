@@ -73,6 +73,8 @@ pub(crate) enum Command {
     ZoneFormat(FormatArgs),
     /// Check the pool, and repair what can be repaired
     Fsck(FsckArgs),
+    /// Read every object at a limited rate and remove what is damaged
+    Scrub(ScrubArgs),
     /// Store a file or standard input under a key
     Put(PutArgs),
     /// Get an object, verified, into a file or to standard output
@@ -177,6 +179,26 @@ pub(crate) struct FsckArgs {
     /// Do not ask
     #[arg(long, short, requires = "repair")]
     pub(crate) yes: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Opens the pool and reads what a get would read. An object that is damaged is read once more, then
+removed and reported: it is a miss from then on. It may be interrupted at any time; what it found until
+then is removed or found again. A process that serves a pool scrubs it by itself (Store::scrub).
+
+Exit code 0: everything read was whole. 1: something was damaged, or could not be read.
+
+Examples:
+  gcos scrub
+  gcos scrub --rate 500MiB --for 10m")]
+pub(crate) struct ScrubArgs {
+    /// Bytes to read a second at most
+    #[arg(long, value_name = "SIZE", value_parser = size, default_value = "64MiB")]
+    pub(crate) rate: u64,
+    /// End after this time
+    #[arg(long = "for", value_name = "TIME", value_parser = duration)]
+    pub(crate) limit: Option<Duration>,
 }
 
 #[derive(Debug, Args)]

@@ -45,6 +45,7 @@ fn run(cli: Cli, out: &Output) -> Result<Outcome, Failure> {
         Command::QuickstartWriter(args) => quickstart::writer(&globals, &args),
         Command::ZoneFormat(args) => commands::format::run(&globals, &args, out),
         Command::Fsck(args) => commands::fsck::run(&globals, &args, out),
+        Command::Scrub(args) => commands::scrub::run(&globals, &args, out),
         Command::Put(args) => commands::put::run(&globals, &args, out),
         Command::Get(args) => commands::get::run(&globals, &args, out),
         Command::Ls(args) => commands::list::run(&globals, &args, out),

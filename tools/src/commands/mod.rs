@@ -10,6 +10,7 @@ pub(crate) mod get;
 pub(crate) mod list;
 pub(crate) mod put;
 pub(crate) mod remove;
+pub(crate) mod scrub;
 pub(crate) mod shell;
 pub(crate) mod stat;
 pub(crate) mod unbind;
