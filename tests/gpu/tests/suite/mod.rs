@@ -4,6 +4,7 @@
 pub(crate) mod data;
 pub(crate) mod faults;
 pub(crate) mod host_driven;
+pub(crate) mod kills;
 pub(crate) mod life;
 pub(crate) mod rig;
 
@@ -52,6 +53,8 @@ macro_rules! whole_suite {
                 a_drive_that_is_given_back_has_its_doorbells_let_go,
                 a_stream_that_never_comes_ends_the_batch_and_keeps_its_memory,
                 a_ticket_that_is_dropped_leaves_nothing_behind;
+            kills:
+                a_process_that_is_killed_leaves_gpu_and_drive_fit_for_use;
             host_driven:
                 the_host_moves_data_in_the_order_of_the_stream,
                 errors_come_with_their_transfer,

@@ -21,6 +21,8 @@ pub(crate) type Results = Vec<Result<(), IoError>>;
 
 /// What the rig is made of.
 pub(crate) struct Choice {
+    /// 64 MiB of memory where there is none.
+    pub(crate) medium: Option<Arc<Medium>>,
     pub(crate) lba_bytes: u32,
     pub(crate) mdts: u64,
     pub(crate) sgl: bool,
@@ -35,6 +37,7 @@ pub(crate) struct Choice {
 impl Default for Choice {
     fn default() -> Self {
         Self {
+            medium: None,
             lba_bytes: 512,
             mdts: 128 << 10,
             sgl: true,
@@ -70,6 +73,7 @@ impl Rig {
         wrap: impl FnOnce(Arc<dyn Function>) -> Arc<dyn Function>,
     ) -> Self {
         let space = AddressSpace::new().unwrap();
+        let medium = choice.medium.unwrap_or_else(|| Medium::ram(MEDIUM).unwrap());
         let emulator = Emulator::new(Config {
             namespaces: vec![Namespace { lba_bytes: choice.lba_bytes, bytes: MEDIUM }],
             mdts: choice.mdts,
@@ -78,7 +82,7 @@ impl Rig {
             space: Some(space.clone()),
             faults: choice.faults,
             spin: Duration::from_micros(100),
-            ..Config::new(Medium::ram(MEDIUM).unwrap())
+            ..Config::new(medium)
         });
         let emulator = emulator.unwrap();
         let options = Options {
