@@ -35,6 +35,12 @@ pub use gcos_store::{
 };
 pub use version::version;
 
+// A release of the command is never built from a store in which bugs can be planted.
+const _: () = assert!(
+    !gcos_store::CANARIES || cfg!(debug_assertions),
+    "the feature `canary` of gcos-store is on: build gcos-sim by itself (-p gcos-sim)"
+);
+
 pub use gcos_check as check;
 pub use gcos_cuda as cuda;
 pub use gcos_emulator as emulator;

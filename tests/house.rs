@@ -479,6 +479,21 @@ fn toml_list(text: &str, key: &str) -> BTreeSet<String> {
 // The rules, applied.
 
 #[test]
+fn planted_bugs_are_in_no_build_but_the_simulators() {
+    let metadata = metadata();
+    let packages = metadata.workspace_packages();
+    let asks = |package: &&&Package| {
+        let store = |d: &&cargo_metadata::Dependency| d.name == "gcos-store";
+        let canary = |d: &cargo_metadata::Dependency| d.features.iter().any(|f| f == "canary");
+        let passes_on = |values: &Vec<String>| values.iter().any(|f| f.contains("canary"));
+        package.dependencies.iter().filter(store).any(canary)
+            || package.features.values().any(passes_on)
+    };
+    let asking: Vec<_> = packages.iter().filter(asks).map(|p| p.name.as_str()).collect();
+    assert_eq!(asking, ["gcos-sim"], "packages that ask for the feature `canary` of gcos-store");
+}
+
+#[test]
 fn crates_use_only_what_is_below_them() {
     let metadata = metadata();
     let ours: BTreeSet<String> =
