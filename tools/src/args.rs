@@ -390,7 +390,8 @@ A trace has one JSON object a line; of each the list hash_ids is used: the ids o
 blocks, equal ids being equal blocks. For each request the longest prefix that the pool holds is
 fetched and verified against the bytes that its ids derive, and the rest is stored, all of a request
 with one call. With --durability relaxed puts do not wait for the drive's cache; the pool is flushed
-at the end.
+at the end. With --gpu the blocks lie in the memory of a GPU, which moves and checks them with the
+drives where it can; see gpu.num in the configuration.
 
 Exit code 1: some bytes were not those that were stored.
 
@@ -413,6 +414,12 @@ pub(crate) struct ReplayArgs {
     /// Compare every byte fetched
     #[arg(long, value_enum, default_value = "on")]
     pub(crate) verify: Switch,
+    /// Keep the blocks in the memory of this GPU, the first one if no number is given
+    #[arg(long, value_name = "GPU", num_args = 0..=1, default_missing_value = "0")]
+    pub(crate) gpu: Option<u16>,
+    /// Fetch each block in so many layers, into pages of 16 KiB of the GPU's memory
+    #[arg(long, value_name = "N", requires = "gpu", value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub(crate) layers: Option<u16>,
 }
 
 #[derive(Debug, Args)]
@@ -425,7 +432,8 @@ Examples:
   gcos bench
   gcos bench --path emulated:/data/bench.img --size 1MiB,32MiB --qd 1,8
   gcos bench --path noop --size 4KiB --qd 32
-  gcos bench --driver-cost")]
+  gcos bench --driver-cost
+  gcos bench --gpu --size 4KiB,1MiB --qd 1,32")]
 pub(crate) struct BenchArgs {
     /// What to measure: emulated:ram:SIZE, emulated:FILE (a file that does not exist), or noop
     #[arg(long, value_name = "KIND", default_value = "emulated:ram:1GiB")]
@@ -448,6 +456,11 @@ pub(crate) struct BenchArgs {
     /// Only the cost of the driver: nanoseconds per command spent in submitting and in reaping
     #[arg(long)]
     pub(crate) driver_cost: bool,
+    /// Measure a GPU instead (0 if no number is given): checksums and copies in its memory, and reads and
+    /// writes through queues that it drives, beside the same through host queues
+    #[arg(long, value_name = "NUMBER", num_args = 0..=1, default_missing_value = "0",
+          conflicts_with_all = ["driver_cost", "path", "threads"])]
+    pub(crate) gpu: Option<u16>,
 }
 
 #[derive(Debug, Args)]

@@ -97,3 +97,16 @@ fn bench_measures_every_path_beside_its_ceiling() {
     place.run(&["bench", "--path", "emulated:mine"]).expect(2);
     assert_eq!(std::fs::read(place.path("mine")).unwrap(), b"precious");
 }
+
+#[test]
+fn bench_of_a_gpu_that_is_not_there_says_what_to_do() {
+    let place = Place::new(64 * MIB);
+    let json = place.run(&["--json", "bench", "--gpu", "9999"]).expect(2).json();
+    assert_eq!(json["error"]["kind"], "gpu", "{json}");
+    let message = json["error"]["message"].as_str().unwrap();
+    assert!(message.contains("GPU 9999") || message.contains("driver"), "{message}");
+    let large = place.run(&["bench", "--gpu", "--size", "64MiB"]).expect(2);
+    assert!(large.err.contains("up to 32 MiB"), "{}", large.err);
+    place.run(&["bench", "--gpu", "--driver-cost"]).expect(2);
+    place.run(&["bench", "--gpu", "--seconds", "0"]).expect(2);
+}

@@ -3,6 +3,7 @@
 mod ceiling;
 mod driver_cost;
 mod engine;
+mod gpu;
 mod objects;
 mod plan;
 
@@ -29,6 +30,9 @@ const ROUNDS: u32 = 5;
 
 /// `gcos bench`.
 pub(crate) fn run(args: &BenchArgs, out: &Output) -> Result<Outcome, Failure> {
+    if let Some(ordinal) = args.gpu {
+        return gpu::run(args, ordinal, out);
+    }
     let plan = Plan::new(args)?;
     if args.driver_cost {
         return driver_cost::run(&plan, out);
