@@ -1,10 +1,10 @@
 // CRC-32C of grains, a block of threads each.
 //
-// A grain is taken as rows of sixteen bytes a thread (4 KiB) that end with its last byte; what the first row
-// lacks is zeros, which change no remainder. A thread has the same sixteen bytes of every row, as four words
-// with a sum each: the sum past a row, four look-ups, plus the next word. In the end the sums of the threads
-// are those of a single row, and are joined in three steps: the words of a thread, every 32nd thread, the
-// lanes of a warp.
+// A grain is taken as rows of sixteen bytes a thread (4 KiB) that end with its last byte; what the
+// first row lacks is zeros, which change no remainder. A thread has the same sixteen bytes of every
+// row, as four words with a sum each: the sum past a row, four look-ups, plus the next word. In the
+// end the sums of the threads are those of a single row, and are joined in three steps: the words
+// of a thread, every 32nd thread, the lanes of a warp.
 #pragma once
 
 #include <cstdint>

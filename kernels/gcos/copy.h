@@ -19,8 +19,8 @@ GCOS_DEVICE void store_unit(Unit* to, const Unit& unit) {
   *to = unit;
 }
 
-// Copies `units` units with `threads` threads, of which this is number `thread`: several loads under way at a
-// time.
+// Copies `units` units with `threads` threads, of which this is number `thread`: several loads
+// under way at a time.
 template <class Unit>
 GCOS_DEVICE void copy_units(std::uint64_t source, std::uint64_t target, std::uint64_t units,
                             std::uint32_t thread, std::uint32_t threads) {
@@ -36,8 +36,8 @@ GCOS_DEVICE void copy_units(std::uint64_t source, std::uint64_t target, std::uin
   for (; i < units; i += threads) store_unit(to + i, load_unit(from + i));
 }
 
-// Copies a run with one warp: what stands before the first whole unit of the target byte by byte, then units,
-// then the bytes after the last one. Units are as long as both addresses allow.
+// Copies a run with one warp: what stands before the first whole unit of the target byte by byte,
+// then units, then the bytes after the last one. Units are as long as both addresses allow.
 template <class Unit>
 GCOS_DEVICE void copy_run_by(const CopyRun& run) {
   const std::uint32_t lane = lane_index();
@@ -70,7 +70,8 @@ GCOS_DEVICE void copy_run(const CopyRun& run) {
   }
 }
 
-// Carries out a batch; the warps of all blocks take turns. A warp has its next run fetched while it copies.
+// Carries out a batch; the warps of all blocks take turns. A warp has its next run fetched while it
+// copies.
 GCOS_DEVICE void copy_batch(const CopyBatch& batch) {
   const CopyRun* runs = at<const CopyRun>(batch.runs);
   const std::uint32_t block_warps = block_threads() / kWarpThreads;

@@ -1,6 +1,6 @@
-// Arithmetic of CRC-32C (Castagnoli): polynomials over GF(2) modulo the generator, bits reflected, so that
-// bit 31 of a word is the coefficient of x^0 and a little-endian load puts bytes in their order. All of it
-// is constexpr; the tables are made by the compiler.
+// Arithmetic of CRC-32C (Castagnoli): polynomials over GF(2) modulo the generator, bits reflected,
+// so that bit 31 of a word is the coefficient of x^0 and a little-endian load puts bytes in their
+// order. All of it is constexpr; the tables are made by the compiler.
 #pragma once
 
 #include <cstdint>
@@ -77,7 +77,8 @@ GCOS_ANYWHERE constexpr std::uint32_t look_up(const Product& table, std::uint32_
          table.of[2][(word >> 16) & 0xffu] ^ table.of[3][word >> 24];
 }
 
-// What shifts past `bytes` each of 31, 30, ... 0 times: for the lanes of a warp that hold neighbours.
+// What shifts past `bytes` each of 31, 30, ... 0 times: for the lanes of a warp that hold
+// neighbours.
 struct Places {
   std::uint32_t of[32];
 };

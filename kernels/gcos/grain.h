@@ -15,8 +15,8 @@ class GrainReader {
     run_ = runs_[0];
   }
 
-  // Sixteen bytes of the grain from `at` on, of which those before the grain's first byte are 0; all of
-  // the others exist. `at` does not decrease from call to call, and is more than -16.
+  // Sixteen bytes of the grain from `at` on, of which those before the grain's first byte are 0;
+  // all of the others exist. `at` does not decrease from call to call, and is more than -16.
   GCOS_DEVICE Chunk read(std::int32_t at) {
     if (at < 0) return read_bytes(at);
     const std::uint32_t from = static_cast<std::uint32_t>(at);
@@ -26,15 +26,16 @@ class GrainReader {
     const std::uint64_t address = run_.address + inside;
     if (address % sizeof(Chunk) == 0) return load_chunk(gcos::at<const Chunk>(address));
     const std::uint32_t past = static_cast<std::uint32_t>(address % 4);
-    // The words that the sixteen bytes lie in are read only where they are the run's to the last byte.
+    // The words that the sixteen bytes lie in are read only where they are the run's to the last
+    // byte.
     const std::uint32_t after = run_.bytes - inside - static_cast<std::uint32_t>(sizeof(Chunk));
     if (past != 0 && (inside < past || after < 4 - past)) return read_bytes(at);
     return read_words(gcos::at<const std::uint32_t>(address - past), past * 8);
   }
 
  private:
-  // Makes the run that holds byte `at` the present one. Runs are most often much longer than the step
-  // from call to call, or about as long; of many short ones, halves are left out.
+  // Makes the run that holds byte `at` the present one. Runs are most often much longer than the
+  // step from call to call, or about as long; of many short ones, halves are left out.
   GCOS_DEVICE void seek(std::uint32_t at) {
     if (at - run_.offset < run_.bytes) return;
     run_ = runs_[++index_];
@@ -64,8 +65,8 @@ class GrainReader {
     return chunk;
   }
 
-  // Byte by byte, from run to run. Each byte comes in at the top, so that no word is chosen by a number
-  // that only the running program knows.
+  // Byte by byte, from run to run. Each byte comes in at the top, so that no word is chosen by a
+  // number that only the running program knows.
   GCOS_DEVICE Chunk read_bytes(std::int32_t at) {
     Chunk chunk{};
 #if !defined(GCOS_PLAYED)

@@ -1,12 +1,12 @@
 // Copies between one contiguous object and the pages of a paged KV cache.
 //
-// The work is cut into tiles: some tokens of one part of one plane of one layer. A block of threads takes
-// one tile at a time. First its threads look up where the pages have the tile's tokens, then they copy, with
-// neighbouring threads at neighbouring units, while what the next tile needs from the table is on its
-// way.
+// The work is cut into tiles: some tokens of one part of one plane of one layer. A block of threads
+// takes one tile at a time. First its threads look up where the pages have the tile's tokens, then
+// they copy, with neighbouring threads at neighbouring units, while what the next tile needs from
+// the table is on its way.
 //
-// A table that names a block that does not exist costs nothing but its tokens: they are left out, and a word
-// says so.
+// A table that names a block that does not exist costs nothing but its tokens: they are left out,
+// and a word says so.
 #pragma once
 
 #include <cstdint>
@@ -96,8 +96,7 @@ GCOS_DEVICE void copy_tile(const PagedBatch& batch, const Tile& tile, const std:
       if (here.token < tile.count && pages[here.token] != kNowhere) {
         const std::uint64_t inside = std::uint64_t{here.unit} * sizeof(Unit);
         const std::uint64_t page = page_base + pages[here.token] + inside;
-        const std::uint64_t object =
-            object_base + here.token * batch.object_token_stride + inside;
+        const std::uint64_t object = object_base + here.token * batch.object_token_stride + inside;
         loaded[k] = load_unit(at<const Unit>(scatter ? object : page));
         to[k] = at<Unit>(scatter ? page : object);
       }
@@ -118,10 +117,10 @@ GCOS_DEVICE void copy_tile(const PagedBatch& batch, const Tile& tile, const std:
                            std::uint64_t layer) {
   const std::uint64_t page_base =
       layer + tile.plane * batch.page_plane_stride + tile.part * batch.page_part_stride;
-  const std::uint64_t object_base =
-      batch.object + tile.layer * batch.object_layer_stride +
-      tile.plane * batch.object_plane_stride + tile.part * batch.object_part_stride +
-      tile.first * batch.object_token_stride;
+  const std::uint64_t object_base = batch.object + tile.layer * batch.object_layer_stride +
+                                    tile.plane * batch.object_plane_stride +
+                                    tile.part * batch.object_part_stride +
+                                    tile.first * batch.object_token_stride;
   switch (batch.width) {
     case 16:
       return copy_tile<Chunk>(batch, tile, pages, page_base, object_base);
@@ -138,13 +137,13 @@ GCOS_DEVICE void copy_tile(const PagedBatch& batch, const Tile& tile, const std:
 
 }  // namespace detail
 
-// Carries out a batch; the blocks take turns. A block has at least as many threads as a tile has tokens.
+// Carries out a batch; the blocks take turns. A block has at least as many threads as a tile has
+// tokens.
 GCOS_DEVICE void paged_batch(const PagedBatch& batch, PagedShared& shared) {
   using namespace detail;
   const std::uint32_t thread = thread_index();
   const std::uint32_t tiles = (batch.tokens + batch.tile_tokens - 1) / batch.tile_tokens;
-  const std::uint32_t count =
-      tiles * batch.layer_count * batch.plane_count * batch.part_count;
+  const std::uint32_t count = tiles * batch.layer_count * batch.plane_count * batch.part_count;
   const std::uint64_t* layers = at<const std::uint64_t>(batch.layers);
   bool refused = false;
   std::uint32_t turn = 0;

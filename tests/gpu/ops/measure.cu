@@ -1,5 +1,6 @@
-// What the checksum and copy kernels reach on this GPU, beside the GPU's own copy of the same bytes in the
-// same run. Memory in turns, far beyond the caches; medians of several repetitions. Prints JSON.
+// What the checksum and copy kernels reach on this GPU, beside the GPU's own copy of the same bytes
+// in the same run. Memory in turns, far beyond the caches; medians of several repetitions. Prints
+// JSON.
 //
 // Usage: measure
 #include <algorithm>
@@ -69,10 +70,11 @@ void attributes(const char* name, Kernel kernel, int threads) {
   cudaFuncAttributes a{};
   check(cudaFuncGetAttributes(&a, kernel), "attributes");
   const int blocks = resident(kernel, threads);
-  line(text("{\"kernel\": \"%s\", \"threads\": %d, \"registers\": %d, \"local_bytes\": %zu, "
-            "\"shared_bytes\": %zu, \"blocks_per_multiprocessor\": %d, \"occupancy\": %.2f}",
-            name, threads, a.numRegs, a.localSizeBytes, a.sharedSizeBytes, blocks,
-            blocks * threads / 2048.0));
+  line(
+      text("{\"kernel\": \"%s\", \"threads\": %d, \"registers\": %d, \"local_bytes\": %zu, "
+           "\"shared_bytes\": %zu, \"blocks_per_multiprocessor\": %d, \"occupancy\": %.2f}",
+           name, threads, a.numRegs, a.localSizeBytes, a.sharedSizeBytes, blocks,
+           blocks * threads / 2048.0));
 }
 
 // Grains in `memory`, each of runs of `run_bytes` that are dealt out at random over the memory.
@@ -81,8 +83,8 @@ struct Grains {
   std::vector<Grain> grains;
 };
 
-Grains cut(std::uint64_t base, std::size_t bytes, std::uint32_t grain_bytes, std::uint32_t run_bytes,
-           std::uint32_t skew, Random& random) {
+Grains cut(std::uint64_t base, std::size_t bytes, std::uint32_t grain_bytes,
+           std::uint32_t run_bytes, std::uint32_t skew, Random& random) {
   const std::size_t places = (bytes - 64) / run_bytes;
   std::vector<std::uint32_t> order(places);
   for (std::size_t i = 0; i < places; ++i) order[i] = static_cast<std::uint32_t>(i);
@@ -109,12 +111,15 @@ void measure_checksums(Device& memory, const std::vector<std::uint8_t>& data, do
     std::uint32_t grain, run, skew;
   };
   const Case cases[] = {
-      {"64 KiB grains, one run", 65536, 65536, 0},   {"64 KiB grains, one run, skewed 4", 65536, 65536, 4},
+      {"64 KiB grains, one run", 65536, 65536, 0},
+      {"64 KiB grains, one run, skewed 4", 65536, 65536, 4},
       {"64 KiB grains, one run, skewed 3", 65536, 65536, 3},
       {"64 KiB grains, runs of 32 KiB", 65536, 32768, 0},
-      {"64 KiB grains, runs of 4 KiB", 65536, 4096, 0}, {"64 KiB grains, runs of 2 KiB", 65536, 2048, 0},
+      {"64 KiB grains, runs of 4 KiB", 65536, 4096, 0},
+      {"64 KiB grains, runs of 2 KiB", 65536, 2048, 0},
       {"64 KiB grains, runs of 4 KiB, skewed 3", 65536, 4096, 3},
-      {"4 KiB grains", 4096, 4096, 0},               {"1 MiB grains", 1 << 20, 1 << 20, 0},
+      {"4 KiB grains", 4096, 4096, 0},
+      {"1 MiB grains", 1 << 20, 1 << 20, 0},
   };
   Random random(5);
   for (const Case& c : cases) {
@@ -138,7 +143,8 @@ void measure_checksums(Device& memory, const std::vector<std::uint8_t>& data, do
     for (const Way& way : ways) {
       const int most = multiprocessors * resident(way.kernel, kChecksumThreads);
       const int grid = std::min<int>(most, g.grains.size());
-      const double ms = milliseconds(3, [&](int) { way.kernel<<<grid, kChecksumThreads>>>(batch); });
+      const double ms =
+          milliseconds(3, [&](int) { way.kernel<<<grid, kChecksumThreads>>>(batch); });
       // A sample of the sums, so that no figure is of a wrong result.
       bool good = true;
       for (std::size_t i = 0; i < g.grains.size(); i += 1 + g.grains.size() / 8) {
@@ -152,10 +158,11 @@ void measure_checksums(Device& memory, const std::vector<std::uint8_t>& data, do
         good = good && sums[i] == crc32c_of(joined.data(), joined.size());
       }
       const double gbs = double(c.grain) * g.grains.size() / ms / 1e6;
-      line(text("{\"checksum\": \"%s\", \"way\": \"%s\", \"mib\": %zu, \"gb_s\": %.1f, "
-                "\"of_copy\": %.3f, \"right\": %s}",
-                c.name, way.name, g.grains.size() * c.grain / kMib, gbs, gbs / copy_gbs,
-                good ? "true" : "false"));
+      line(
+          text("{\"checksum\": \"%s\", \"way\": \"%s\", \"mib\": %zu, \"gb_s\": %.1f, "
+               "\"of_copy\": %.3f, \"right\": %s}",
+               c.name, way.name, g.grains.size() * c.grain / kMib, gbs, gbs / copy_gbs,
+               good ? "true" : "false"));
       if (!good) std::exit(1);
     }
   }
@@ -175,12 +182,13 @@ void measure_checksums(Device& memory, const std::vector<std::uint8_t>& data, do
     for (const Way& way : ways) {
       const double ms = milliseconds(50, [&](int turn) {
         const std::uint32_t first = turn % 16 * count % (g.grains.size() - count);
-        ChecksumBatch batch{runs.address(), grains.address() + first * sizeof(Grain), sums.address(),
-                            count, 0};
+        ChecksumBatch batch{runs.address(), grains.address() + first * sizeof(Grain),
+                            sums.address(), count, 0};
         way.kernel<<<(count + way.per_block - 1) / way.per_block, kChecksumThreads>>>(batch);
       });
-      line(text("{\"checksum\": \"%u grains of 64 KiB\", \"way\": \"%s\", \"us\": %.2f, \"gb_s\": %.1f}",
-                count, way.name, ms * 1e3, count * 65536.0 / ms / 1e6));
+      line(text(
+          "{\"checksum\": \"%u grains of 64 KiB\", \"way\": \"%s\", \"us\": %.2f, \"gb_s\": %.1f}",
+          count, way.name, ms * 1e3, count * 65536.0 / ms / 1e6));
     }
   }
 }
@@ -195,8 +203,9 @@ double measure_copy_engine(Device& memory, std::size_t bytes) {
                           cudaMemcpyDeviceToDevice),
           "copy");
   });
-  line(text("{\"copy\": \"cudaMemcpy device to device\", \"mib\": %zu, \"us\": %.1f, \"gb_s\": %.1f}",
-            bytes / kMib, ms * 1e3, bytes / ms / 1e6));
+  line(text(
+      "{\"copy\": \"cudaMemcpy device to device\", \"mib\": %zu, \"us\": %.1f, \"gb_s\": %.1f}",
+      bytes / kMib, ms * 1e3, bytes / ms / 1e6));
   return bytes / ms / 1e6;
 }
 
@@ -214,14 +223,16 @@ void measure_copies(Device& memory, std::size_t bytes, double copy_gbs) {
       const int grid = std::min<int>(most, (list.size() + 7) / 8);
       const double ms = milliseconds(3, [&](int) { gcos_copy<<<grid, 256>>>(batch); });
       const double gbs = double(piece) * list.size() / ms / 1e6;
-      line(text("{\"copy\": \"gcos_copy, runs of %u bytes, %u apart\", \"mib\": %zu, \"us\": %.1f, "
-                "\"gb_s\": %.1f, \"of_copy\": %.3f}",
-                piece, skew, bytes / kMib, ms * 1e3, gbs, gbs / copy_gbs));
+      line(
+          text("{\"copy\": \"gcos_copy, runs of %u bytes, %u apart\", \"mib\": %zu, \"us\": %.1f, "
+               "\"gb_s\": %.1f, \"of_copy\": %.3f}",
+               piece, skew, bytes / kMib, ms * 1e3, gbs, gbs / copy_gbs));
     }
   }
 }
 
-// Objects of `tokens` tokens, 32 layers, 8 heads of 256 bytes, blocks of 16 tokens anywhere in the cache.
+// Objects of `tokens` tokens, 32 layers, 8 heads of 256 bytes, blocks of 16 tokens anywhere in the
+// cache.
 void measure_paged(Device& cache, Device& objects, std::uint32_t tokens, double copy_gbs) {
   constexpr std::uint32_t kLayers = 32, kToken = 2048, kBlock = 16;
   const std::uint64_t layer_bytes = cache.bytes() / kLayers;
@@ -238,7 +249,8 @@ void measure_paged(Device& cache, Device& objects, std::uint32_t tokens, double 
   Pinned<std::uint32_t> table(blocks), counters(1);
   Pinned<std::uint64_t> slots(std::size_t{per_object} * kBlock * (blocks / per_object));
   for (std::uint32_t i = 0; i < blocks; ++i) table[i] = order[i];
-  for (std::size_t i = 0; i < slots.count(); ++i) slots[i] = std::uint64_t{order[i / kBlock]} * kBlock + i % kBlock;
+  for (std::size_t i = 0; i < slots.count(); ++i)
+    slots[i] = std::uint64_t{order[i / kBlock]} * kBlock + i % kBlock;
   Device device_layers(kLayers * 8);
   device_layers.put(layers.data(), kLayers * 8);
   Device device_slots(slots.count() * 8), device_table(blocks * 4);
@@ -289,7 +301,8 @@ void measure_paged(Device& cache, Device& objects, std::uint32_t tokens, double 
       }
       const int most = multiprocessors * resident(gcos_paged_copy, 256);
       const std::uint64_t share = object_bytes / most;
-      const std::uint64_t tile = std::min<std::uint64_t>(std::max<std::uint64_t>(share, 4096), 32768);
+      const std::uint64_t tile =
+          std::min<std::uint64_t>(std::max<std::uint64_t>(share, 4096), 32768);
       b.tile_tokens = static_cast<std::uint32_t>(std::min<std::uint64_t>(
           std::max<std::uint64_t>(tile / b.part_bytes, 1), std::min<std::uint32_t>(256, tokens)));
       const std::uint64_t tiles = std::uint64_t{kLayers} * 2 * b.part_count *
@@ -308,10 +321,11 @@ void measure_paged(Device& cache, Device& objects, std::uint32_t tokens, double 
       });
       check(cudaDeviceSynchronize(), "gcos_paged_copy");
       const double gbs = object_bytes / ms / 1e6;
-      line(text("{\"paged\": \"%s\", \"way\": \"%s\", \"mib\": %zu, \"us\": %.1f, \"gb_s\": %.1f, "
-                "\"of_copy\": %.3f, \"refused\": %u}",
-                c.name, scatter ? "scatter" : "gather", std::size_t(object_bytes / kMib), ms * 1e3, gbs,
-                gbs / copy_gbs, counters[0]));
+      line(
+          text("{\"paged\": \"%s\", \"way\": \"%s\", \"mib\": %zu, \"us\": %.1f, \"gb_s\": %.1f, "
+               "\"of_copy\": %.3f, \"refused\": %u}",
+               c.name, scatter ? "scatter" : "gather", std::size_t(object_bytes / kMib), ms * 1e3,
+               gbs, gbs / copy_gbs, counters[0]));
     }
   }
 }

@@ -1,4 +1,5 @@
-// What the programs beside this file share: errors, memory, random numbers, what the CPU makes of bytes.
+// What the programs beside this file share: errors, memory, random numbers, what the CPU makes of
+// bytes.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -38,7 +39,9 @@ inline std::uint32_t crc32c_of_zeros(std::uint32_t bytes) {
 // Memory of the GPU.
 class Device {
  public:
-  explicit Device(std::size_t bytes) : bytes_(bytes) { check(cudaMalloc(&base_, bytes), "cudaMalloc"); }
+  explicit Device(std::size_t bytes) : bytes_(bytes) {
+    check(cudaMalloc(&base_, bytes), "cudaMalloc");
+  }
   ~Device() { cudaFree(base_); }
   Device(const Device&) = delete;
   std::uint64_t address() const { return reinterpret_cast<std::uint64_t>(base_); }

@@ -1,4 +1,5 @@
-// Other ways to sum up a grain that is one aligned run, for comparison with the one in gcos/checksum.h.
+// Other ways to sum up a grain that is one aligned run, for comparison with the one in
+// gcos/checksum.h.
 #pragma once
 
 #include "gcos/checksum.h"
@@ -36,12 +37,13 @@ struct WideRows {
     }
   }
   static __device__ std::uint32_t past(const std::uint32_t* table, std::uint32_t word) {
-    return table[word & 0x7ffu] ^ table[2048 + ((word >> 11) & 0x7ffu)] ^ table[4096 + (word >> 22)];
+    return table[word & 0x7ffu] ^ table[2048 + ((word >> 11) & 0x7ffu)] ^
+           table[4096 + (word >> 22)];
   }
 };
 
-// Products by look-ups of 4 bits: eight for a word, in tables of which every bank has a copy (16 KiB), so that
-// lanes never wait for each other.
+// Products by look-ups of 4 bits: eight for a word, in tables of which every bank has a copy (16
+// KiB), so that lanes never wait for each other.
 struct NibbleRows {
   static constexpr std::size_t kWords = 8 * 16 * 32;
   static __device__ void take(std::uint32_t* table) {
@@ -110,16 +112,17 @@ __global__ void checksum_by(ChecksumBatch batch) {
         sum = crc32c::look_up(past_warp, sum) ^ sums[i];
       }
       sum = crc32c::times(sum, crc32c::kPastLanes.of[thread]);
-      for (std::uint32_t distance = 16; distance > 0; distance /= 2) sum ^= shuffle(sum, thread ^ distance);
+      for (std::uint32_t distance = 16; distance > 0; distance /= 2)
+        sum ^= shuffle(sum, thread ^ distance);
       if (thread == 0) at<std::uint32_t>(batch.sums)[g] = sum ^ grain.seed;
     }
   }
 }
 
-// No tables but at the end: a warp has a grain, a lane every 32nd word, and bit j of its words is a sequence
-// of its own. With y = x^1024, one step of which goes from word to word, the generator of y is that of x,
-// since 1024 is a power of two; so 32 registers are 32 shift registers with feedback, and a word costs as many
-// exclusive ors as the generator has terms.
+// No tables but at the end: a warp has a grain, a lane every 32nd word, and bit j of its words is a
+// sequence of its own. With y = x^1024, one step of which goes from word to word, the generator of
+// y is that of x, since 1024 is a power of two; so 32 registers are 32 shift registers with
+// feedback, and a word costs as many exclusive ors as the generator has terms.
 constexpr std::uint32_t kSliceRow = 32 * 4;
 GCOS_TABLE crc32c::Product kPastSliceRow = crc32c::product_with(crc32c::past(kSliceRow));
 GCOS_TABLE crc32c::Places kPastWordLanes = crc32c::places_of(4);
@@ -127,7 +130,8 @@ constexpr std::uint32_t kPastFour = crc32c::past(4);
 
 __global__ void __launch_bounds__(256) checksum_sliced(ChecksumBatch batch) {
   __shared__ crc32c::Product past_row;
-  for (int byte = 0; byte < 4; ++byte) past_row.of[byte][threadIdx.x] = kPastSliceRow.of[byte][threadIdx.x];
+  for (int byte = 0; byte < 4; ++byte)
+    past_row.of[byte][threadIdx.x] = kPastSliceRow.of[byte][threadIdx.x];
   __syncthreads();
   constexpr std::uint32_t kTerms = 0x1edc6f41u;
   const std::uint32_t lane = lane_index();
@@ -160,7 +164,8 @@ __global__ void __launch_bounds__(256) checksum_sliced(ChecksumBatch batch) {
 #pragma unroll
     for (int c = 31; c >= 0; --c) sum = crc32c::look_up(past_row, sum) ^ r[c];
     sum = crc32c::times(sum, kPastWordLanes.of[lane]);
-    for (std::uint32_t distance = 16; distance > 0; distance /= 2) sum ^= shuffle(sum, lane ^ distance);
+    for (std::uint32_t distance = 16; distance > 0; distance /= 2)
+      sum ^= shuffle(sum, lane ^ distance);
     // Past the 32 zeros that the definition appends.
     if (lane == 0) {
       at<std::uint32_t>(batch.sums)[g] = crc32c::times(sum, kPastFour) ^ grain.seed;

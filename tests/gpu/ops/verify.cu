@@ -1,5 +1,5 @@
-// Checksums and copies of random sizes at random places, against the CPU. Every byte of the memory that a
-// copy might have touched is compared, so that one too many is found as well as one too few.
+// Checksums and copies of random sizes at random places, against the CPU. Every byte of the memory
+// that a copy might have touched is compared, so that one too many is found as well as one too few.
 //
 // Usage: verify [ROUNDS [SEED]]. Ends with 0 when all agree.
 #include "checksum.cu"
@@ -46,7 +46,8 @@ void verify_checksums(std::uint64_t round, Random& random) {
   std::uint64_t bytes = 0;
   for (std::uint32_t g = 0; g < grain_count; ++g) {
     Grain grain{static_cast<std::uint32_t>(runs.size()), 0, 0, 0};
-    const std::uint64_t count = random.below(3) == 0 ? random.between(1, 400) : random.between(1, 4);
+    const std::uint64_t count =
+        random.below(3) == 0 ? random.between(1, 400) : random.between(1, 4);
     const std::uint32_t most = count > 4 ? 64 : 40000;
     for (std::uint64_t r = 0; r < count; ++r) {
       std::uint32_t length = any_length(random, most);
@@ -70,7 +71,8 @@ void verify_checksums(std::uint64_t round, Random& random) {
     std::vector<std::uint8_t> joined;
     for (std::uint32_t r = 0; r < grain.run_count; ++r) {
       GrainRun& run = runs[grain.first_run + r];
-      joined.insert(joined.end(), data.begin() + run.address, data.begin() + run.address + run.bytes);
+      joined.insert(joined.end(), data.begin() + run.address,
+                    data.begin() + run.address + run.bytes);
       run.address += device.address();
     }
     expected.push_back(crc32c_of(joined.data(), joined.size()));
@@ -79,7 +81,8 @@ void verify_checksums(std::uint64_t round, Random& random) {
   Pinned<Grain> pinned_grains(grains);
   Pinned<std::uint32_t> sums(grain_count);
   const std::uint32_t blocks = static_cast<std::uint32_t>(random.between(1, grain_count));
-  ChecksumBatch batch{pinned_runs.address(), pinned_grains.address(), sums.address(), grain_count, 0};
+  ChecksumBatch batch{pinned_runs.address(), pinned_grains.address(), sums.address(), grain_count,
+                      0};
   gcos_checksum<<<blocks, kChecksumThreads>>>(batch);
   end_of_kernel("gcos_checksum");
   for (std::uint32_t g = 0; g < grain_count; ++g) {
@@ -111,8 +114,7 @@ void verify_copies(std::uint64_t round, Random& random) {
   }
   Pinned<CopyRun> pinned(runs);
   const std::uint32_t blocks = static_cast<std::uint32_t>(random.between(1, 4));
-  gcos_copy<<<blocks, 128>>>(
-      CopyBatch{pinned.address(), static_cast<std::uint32_t>(count), 0});
+  gcos_copy<<<blocks, 128>>>(CopyBatch{pinned.address(), static_cast<std::uint32_t>(count), 0});
   end_of_kernel("gcos_copy");
   to_memory.get(found.data(), to);
   expect(found == target, "gcos_copy: other bytes than the CPU's", round);
@@ -125,7 +127,8 @@ void verify_paged(std::uint64_t round, Random& random) {
   b.plane_count = static_cast<std::uint32_t>(random.between(1, 2));
   b.part_count = static_cast<std::uint32_t>(random.below(2) == 0 ? 1 : random.between(2, 4));
   const std::uint32_t unit = 1u << random.below(5);
-  b.part_bytes = unit * static_cast<std::uint32_t>(random.between(1, random.below(2) == 0 ? 9 : 200));
+  b.part_bytes =
+      unit * static_cast<std::uint32_t>(random.between(1, random.below(2) == 0 ? 9 : 200));
   b.tokens = static_cast<std::uint32_t>(random.between(1, 100));
   b.block_tokens = static_cast<std::uint32_t>(random.below(2) == 0 ? 16 : random.between(1, 20));
   b.block_count = static_cast<std::uint32_t>(random.between(1, 40));
@@ -161,14 +164,14 @@ void verify_paged(std::uint64_t round, Random& random) {
     b.object_layer_stride = b.tokens * b.object_token_stride + gap();
     b.object_plane_stride = b.layer_count * b.object_layer_stride + gap();
   }
-  const std::uint64_t layer_bytes =
-      (b.plane_count - 1) * b.page_plane_stride + (b.part_count - 1) * b.page_part_stride +
-      (b.block_count - 1) * b.page_block_stride + (b.block_tokens - 1) * b.page_token_stride +
-      b.part_bytes;
-  const std::uint64_t object_bytes =
-      (b.layer_count - 1) * b.object_layer_stride + (b.plane_count - 1) * b.object_plane_stride +
-      (b.part_count - 1) * b.object_part_stride + (b.tokens - 1) * b.object_token_stride +
-      b.part_bytes;
+  const std::uint64_t layer_bytes = (b.plane_count - 1) * b.page_plane_stride +
+                                    (b.part_count - 1) * b.page_part_stride +
+                                    (b.block_count - 1) * b.page_block_stride +
+                                    (b.block_tokens - 1) * b.page_token_stride + b.part_bytes;
+  const std::uint64_t object_bytes = (b.layer_count - 1) * b.object_layer_stride +
+                                     (b.plane_count - 1) * b.object_plane_stride +
+                                     (b.part_count - 1) * b.object_part_stride +
+                                     (b.tokens - 1) * b.object_token_stride + b.part_bytes;
   const std::uint64_t layer_step = (layer_bytes + 255) / 256 * 256;
   b.width = unit;
 
@@ -201,7 +204,8 @@ void verify_paged(std::uint64_t round, Random& random) {
       std::swap(order[i], order[i + random.below(b.block_count - i)]);
       block_table.push_back(order[i]);
       if (wild && random.below(5) == 0) {
-        block_table[i] = b.block_count + static_cast<std::uint32_t>(random.below(2) == 0 ? 0 : 1u << 30);
+        block_table[i] =
+            b.block_count + static_cast<std::uint32_t>(random.below(2) == 0 ? 0 : 1u << 30);
       }
     }
     for (std::uint32_t t = 0; t < b.tokens; ++t) {
@@ -261,7 +265,8 @@ void verify_paged(std::uint64_t round, Random& random) {
   std::vector<std::uint8_t> found_pages(pages.size()), found_object(object.size());
   page_memory.get(found_pages.data(), pages.size());
   object_memory.get(found_object.data(), object.size());
-  expect((counters[0] != 0) == (refused != 0), "gcos_paged_copy: wrong about tokens left out", round);
+  expect((counters[0] != 0) == (refused != 0), "gcos_paged_copy: wrong about tokens left out",
+         round);
   expect(found_pages == pages, "gcos_paged_copy: other pages than the CPU's", round);
   expect(found_object == object, "gcos_paged_copy: another object than the CPU's", round);
 }
@@ -277,7 +282,7 @@ int main(int argc, char** argv) {
     verify_copies(round, random);
     verify_paged(round, random);
   }
-  std::printf("{\"rounds\": %llu, \"seed\": %llu, \"failures\": %llu}\n", (unsigned long long)rounds,
-              (unsigned long long)seed, (unsigned long long)failures);
+  std::printf("{\"rounds\": %llu, \"seed\": %llu, \"failures\": %llu}\n",
+              (unsigned long long)rounds, (unsigned long long)seed, (unsigned long long)failures);
   return failures == 0 ? 0 : 1;
 }

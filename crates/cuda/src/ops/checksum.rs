@@ -15,6 +15,8 @@ pub(super) const PLAYED: u32 = 64;
 
 /// Longer grains are summed up in parts, by several blocks.
 const PART_BYTES: u32 = 128 << 10;
+/// Most runs of one launch.
+const MOST_RUNS: u64 = 1 << 24;
 
 /// A run of the bytes of a grain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -131,8 +133,10 @@ impl Ops {
     }
 
     fn plan(&self, memories: &[Memory], runs: &[Run]) -> Result<Plan, GpuError> {
-        if runs.len() > 1 << 26 {
-            return Err(self.invalid("runs of a checksum", "at most 2^26", runs.len() as u64));
+        // Each run is cut where parts end.
+        let cuts = runs.iter().map(|run| u64::from(run.bytes / PART_BYTES) + 1).sum::<u64>();
+        if cuts > MOST_RUNS {
+            return Err(self.invalid("runs of checksums", "at most 2^24", cuts));
         }
         let mut plan = Plan { runs: Vec::with_capacity(runs.len()), ..Plan::default() };
         for run in runs {

@@ -11,8 +11,8 @@ pub(super) const KERNEL: &str = "gcos_copy";
 
 /// Longer runs are cut, so that several warps copy them.
 const PIECE_BYTES: u64 = 16 << 10;
-/// Runs of one launch.
-const MOST_RUNS: usize = 1 << 26;
+/// Most pieces of one launch.
+const MOST_PIECES: u64 = 1 << 22;
 
 /// Bytes to copy from one place to another, both of any alignment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,6 +44,12 @@ impl Ops {
         copies: &[Copy],
     ) -> Result<OpTicket, GpuError> {
         memories.iter().try_for_each(|memory| memory.is_of(self.gpu()))?;
+        let pieces = copies.iter().fold(0_u64, |all, copy| {
+            all.saturating_add(1).saturating_add(copy.bytes.div_ceil(PIECE_BYTES))
+        });
+        if pieces > MOST_PIECES {
+            return Err(self.invalid("pieces of a copy", "at most 2^22 of 16 KiB", pieces));
+        }
         let mut bytes = Vec::with_capacity(copies.len() * CopyRun::BYTES);
         for copy in copies {
             let source = named(self.gpu(), &memories, copy.source)?;
@@ -60,10 +66,6 @@ impl Ops {
             }
         }
         let runs = bytes.len() / CopyRun::BYTES;
-        if runs > MOST_RUNS {
-            let expected = "at most 2^26 pieces of 16 KiB";
-            return Err(self.invalid("pieces of a copy", expected, runs as u64));
-        }
         if runs == 0 {
             return Ok(OpTicket { flight: None });
         }

@@ -11,6 +11,8 @@ pub(super) const KERNEL: &str = "gcos_paged_copy";
 /// Bytes of a tile, about, of large and of small objects.
 const LARGE_TILE: u64 = 32 << 10;
 const SMALL_TILE: u64 = 4 << 10;
+/// Most tiles of one launch.
+const MOST_TILES: u64 = 1 << 30;
 
 /// A paged KV cache: layers of one layout. Made once, used by many copies.
 #[derive(Debug)]
@@ -86,6 +88,11 @@ impl Ops {
         if layers.is_empty() {
             return Err(self.invalid("layers of a paged cache", "1 or more", 0));
         }
+        let pieces = pieces(&layout, layers.len());
+        if pieces > MOST_TILES {
+            let expected = "at most 2^30 in all layers";
+            return Err(self.invalid("parts of a token", expected, pieces));
+        }
         let mut bytes = Vec::with_capacity(layers.len() * 8);
         let mut alignment = strides(&[
             (layout.planes, layout.plane_stride),
@@ -148,10 +155,10 @@ impl Ops {
                 (layout.parts, at.part_stride),
                 (tokens, at.token_stride),
             ]);
-        let pieces = u64::from(layers) * u64::from(layout.planes) * u64::from(layout.parts);
+        let pieces = pieces(layout, kv.layers.len());
         let tile_tokens = self.tile_tokens(pieces, u64::from(layout.part_bytes), tokens);
         let tiles = pieces * u64::from(tokens.div_ceil(tile_tokens));
-        if tiles > 1 << 30 {
+        if tiles > MOST_TILES {
             return Err(self.invalid("tiles of a paged copy", "at most 2^30", tiles));
         }
         let lease = Arc::new(self.pool.take(&bytes, 0)?);
@@ -189,7 +196,7 @@ impl Ops {
 
     /// Tiles of a size that keeps all blocks busy, and their threads.
     fn tile_tokens(&self, pieces: u64, part_bytes: u64, tokens: u32) -> u32 {
-        let all = pieces * part_bytes * u64::from(tokens);
+        let all = pieces.saturating_mul(part_bytes).saturating_mul(u64::from(tokens));
         let share = all / u64::from(self.paged.most_blocks);
         let bytes = share.clamp(SMALL_TILE, LARGE_TILE);
         let most = u64::from(self.paged.threads.min(tokens));
@@ -264,6 +271,12 @@ impl Ops {
         let expected = "an entry for every token, or for every block of tokens";
         self.invalid("length of a table", expected, got as u64)
     }
+}
+
+/// Pieces of a token that lie apart, in all layers.
+fn pieces(layout: &PageLayout, layers: usize) -> u64 {
+    let planes = (layers as u64).saturating_mul(u64::from(layout.planes));
+    planes.saturating_mul(u64::from(layout.parts))
 }
 
 /// Those that count: a stride between less than two things does not.
