@@ -151,7 +151,7 @@ proptest! {
         };
         let extent = layout.extent().unwrap() as usize;
         let pages: Vec<_> = (0..layers).map(|_| device(&vec![0x11; extent])).collect();
-        let kv = WORLD.ops.paged_kv(&WORLD.memory, pages.iter().map(|page| Memory::of(page)).collect(), layout).unwrap();
+        let kv = WORLD.ops.paged_kv(&WORLD.memory, pages.iter().map(Memory::of).collect(), layout).unwrap();
         let at = if layers_first {
             ObjectLayout::layers_first(&layout, tokens)
         } else {
