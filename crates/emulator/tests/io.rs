@@ -231,6 +231,45 @@ fn doorbells_may_be_rung_by_plain_stores_at_any_stride() {
 }
 
 #[test]
+fn lent_doorbells_are_at_their_registers_and_noticed_at_once_while_the_controller_looks() {
+    use std::sync::atomic::Ordering;
+    use std::sync::{Arc, Weak};
+    use std::time::{Duration, Instant};
+
+    use gcos_hw::{DoorbellHolder, DoorbellMemory};
+
+    #[derive(Debug)]
+    struct Holder;
+    impl DoorbellHolder for Holder {
+        fn let_go(&self, _: Duration) -> bool {
+            true
+        }
+    }
+
+    let holder = Arc::new(Holder);
+    let holder: Weak<Holder> = Arc::downgrade(&holder);
+    let mut host = Host::new(Config { spin: Duration::from_secs(3600), ..ram(1 << 20) });
+    let mut queue = host.queue(1, 8);
+    let lent = host.function.lend_doorbells(holder).unwrap();
+    assert_eq!((lent.first, lent.kind), (0x1000, DoorbellMemory::Memory));
+    let ring = |register: usize, value| {
+        lent.memory.store_u32(register - lent.first, value, Ordering::Release).unwrap();
+    };
+    let mut fastest = Duration::MAX;
+    for cid in 0..200 {
+        host.put(&mut queue, IoCommand::Flush.encode(cid, 1, DataPointer::NONE));
+        // Long after it would have fallen asleep by default.
+        std::thread::sleep(Duration::from_micros(100));
+        let start = Instant::now();
+        ring(0x1008, queue.tail);
+        host.wait("completion", || host.peek(&mut queue).is_some());
+        fastest = fastest.min(start.elapsed());
+        ring(0x100C, queue.head);
+    }
+    assert!(fastest < Duration::from_micros(200), "asleep: {fastest:?}");
+}
+
+#[test]
 fn larger_memory_pages_are_used_for_prps() {
     let mut host = Host::disabled(ram(1 << 20));
     host.enable(cc().with_mps(1));

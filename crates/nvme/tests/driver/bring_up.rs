@@ -180,6 +180,12 @@ fn queue_pairs_are_lent_and_taken_back() {
     assert!(!lent.is_current());
     drop(lent);
     assert!(lend().unwrap().is_current());
+    let lent = lend().unwrap();
+    lent.end().unwrap();
+    assert!(lend().unwrap().end().is_ok(), "its identifier is free again");
+    let lent = lend().unwrap();
+    controller.reset().unwrap();
+    lent.end().unwrap();
     let short = sq.slice(0, 64).unwrap();
     assert!(controller.lend_queue_pair(short, cq.as_dma(), 16).is_err());
 }
