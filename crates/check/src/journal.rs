@@ -1,6 +1,8 @@
 //! The journal ring of one drive (format.md, section 7).
 
-use gcos_layout::media::{BLOCK_BYTES, CheckpointHeader, JournalFrame, MAX_FRAME_BLOCKS, Record};
+use gcos_layout::media::{
+    BLOCK_BYTES, CheckpointHeader, JournalFrame, MAX_FRAME_BLOCKS, Record, Uuid,
+};
 
 use crate::DiskError;
 use crate::disk::TRANSFER_BYTES;
@@ -9,6 +11,8 @@ use crate::drive::Drive;
 const BLOCK: u64 = BLOCK_BYTES as u64;
 const WINDOW_BLOCKS: u64 = (TRANSFER_BYTES / BLOCK_BYTES) as u64;
 const LONGEST: u64 = MAX_FRAME_BLOCKS as u64;
+/// Latest epochs that a frame may be of whose epoch is damaged.
+const EPOCHS_TRIED: u64 = 16;
 
 /// A place in the journal, and what the frame there must say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,6 +64,20 @@ impl Chain {
     pub(crate) fn end(&self) -> Option<Place> {
         self.places.last().copied()
     }
+}
+
+/// The epoch with which a frame verifies that does not with the one that it states: it was written whole,
+/// and damaged there since.
+fn whole_but_for_epoch(bytes: &[u8], uuid: &Uuid, latest: u64) -> Option<u64> {
+    let blocks = u16::from_le_bytes(bytes.get(28..30)?.try_into().ok()?);
+    let len = usize::from(blocks).min(MAX_FRAME_BLOCKS) * BLOCK_BYTES;
+    let mut frame = bytes.get(..len)?.to_vec();
+    (0..EPOCHS_TRIED).map_while(|back| latest.checked_sub(back)).find(|epoch| {
+        if let Some(field) = frame.get_mut(16..24) {
+            field.copy_from_slice(&epoch.to_le_bytes());
+        }
+        JournalFrame::decode(&frame, uuid).is_ok()
+    })
 }
 
 /// Reader of the ring, through a window over it.
@@ -274,7 +292,7 @@ impl<'d, 'a> Ring<'d, 'a> {
     }
 
     fn torn_epoch(&mut self, block: u64, place: &Place) -> Option<u64> {
-        let uuid = self.drive.uuid();
+        let (uuid, latest) = (self.drive.uuid(), self.drive.superblock().epoch);
         if block >= self.blocks() {
             return None;
         }
@@ -286,6 +304,7 @@ impl<'d, 'a> Ring<'d, 'a> {
         let ours = bytes.get(40..48).is_some_and(|id| uuid.starts_with(id));
         let next = bytes.get(8..16) == Some(place.sequence.to_le_bytes().as_slice());
         let epoch = bytes.get(16..24)?.try_into().ok().map(u64::from_le_bytes);
+        let epoch = whole_but_for_epoch(bytes, &uuid, latest).or(epoch);
         epoch.filter(|_| usize::from(magic) + usize::from(ours) + usize::from(next) >= 2)
     }
 }

@@ -84,7 +84,9 @@ pub(crate) fn recover(drive: &Drive<'_>, findings: &mut Findings) -> Metadata {
     if checkpoints.active.is_none() {
         judge_without(drive, &checkpoints.states, &scan, &mut ring, &mut metadata, findings);
     }
-    if scan.highest.is_some_and(|(highest, _)| highest >= metadata.end.sequence) {
+    // A frame of the sequence expected that does not name the one before it is no hole and no part of the
+    // journal: the store writes the next frame over it.
+    if scan.highest.is_some_and(|(highest, _)| highest > metadata.end.sequence) {
         // Frames behind a hole: each verifies by itself, and what they remove must not come back.
         let behind = ring.records_from(metadata.end.sequence);
         behind.into_iter().for_each(|r| apply(&mut metadata.keys, r, drive, findings));

@@ -179,6 +179,17 @@ fn a_hole_in_the_journal_costs_a_repair_no_more_than_the_damaged_frame() {
 }
 
 #[test]
+fn a_frame_that_does_not_name_the_one_before_it_is_no_part_of_the_journal() {
+    let (mut b, _) = Builder::sample();
+    let before = look(&b.drives);
+    b.journal[1].2 ^= 1;
+    b.put(b"of another branch", 100, 1);
+    let after = look(&b.drives);
+    assert_eq!(after.objects, before.objects, "the store does not count it either");
+    assert_eq!(after.drives[1].journal_end, before.drives[1].journal_end);
+}
+
+#[test]
 fn the_journal_goes_on_after_the_repair_of_a_hole() {
     let (mut b, _) = Builder::sample();
     let damaged = b.frames[0][b.frames[0].len() - 2];

@@ -45,6 +45,8 @@ pub struct Memory {
     writes: AtomicU64,
     budget: AtomicU64,
     bad: Mutex<Vec<u64>>,
+    /// Offsets and lengths of what was written since [`Memory::undo`].
+    touched: Mutex<Vec<(usize, usize)>>,
 }
 
 impl Memory {
@@ -66,6 +68,7 @@ impl Memory {
             writes: AtomicU64::new(0),
             budget: AtomicU64::new(u64::MAX),
             bad: Mutex::default(),
+            touched: Mutex::default(),
         })
     }
 
@@ -86,13 +89,27 @@ impl Memory {
         self.bytes.lock().unwrap().copy_from_slice(image);
     }
 
+    /// Puts back what the image has wherever something was written since the last call.
+    pub fn undo(&self, image: &[u8]) {
+        let mut bytes = self.bytes.lock().unwrap();
+        for (at, len) in std::mem::take(&mut *self.touched.lock().unwrap()) {
+            bytes[at..at + len].copy_from_slice(&image[at..at + len]);
+        }
+    }
+
     pub fn put(&self, offset: u64, bytes: &[u8]) {
         let at = offset as usize;
         self.bytes.lock().unwrap()[at..at + bytes.len()].copy_from_slice(bytes);
     }
 
     pub fn flip(&self, offset: u64) {
-        self.bytes.lock().unwrap()[offset as usize] ^= 0x5a;
+        self.change(offset, 0x5a);
+    }
+
+    /// Changes the bits of a byte.
+    pub fn change(&self, offset: u64, bits: u8) {
+        self.bytes.lock().unwrap()[offset as usize] ^= bits;
+        self.touched.lock().unwrap().push((offset as usize, 1));
     }
 
     /// Makes the block at an offset unreadable until it is written.
@@ -129,6 +146,7 @@ impl Memory {
                 Op::Write { .. } => {
                     bad.retain(|b| !blocks.contains(b));
                     let rest = data.split_off(range.len());
+                    self.touched.lock().unwrap().push((range.start, range.len()));
                     all[range].copy_from_slice(&data);
                     data = rest;
                 }
