@@ -4,13 +4,31 @@
 
 mod suite;
 
-use std::sync::{Arc, OnceLock};
+use std::ops::Deref;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use gcos_cuda::Gpu;
 
-fn gpu() -> Arc<Gpu> {
+/// The GPU, for one test at a time: CUDA lets some calls wait for all kernels of the process, and streams
+/// share a few hardware channels, so that a drive that hangs in one test would hold up the others.
+struct Alone {
+    gpu: Arc<Gpu>,
+    _turn: MutexGuard<'static, ()>,
+}
+
+impl Deref for Alone {
+    type Target = Arc<Gpu>;
+
+    fn deref(&self) -> &Arc<Gpu> {
+        &self.gpu
+    }
+}
+
+fn gpu() -> Alone {
+    static TURN: Mutex<()> = Mutex::new(());
     static GPU: OnceLock<Arc<Gpu>> = OnceLock::new();
-    Arc::clone(GPU.get_or_init(|| Gpu::open(0).unwrap()))
+    let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    Alone { gpu: Arc::clone(GPU.get_or_init(|| Gpu::open(0).unwrap())), _turn: turn }
 }
 
 suite::whole_suite!(crate::gpu);

@@ -164,6 +164,7 @@ impl DeviceEngine for HostDriven {
             return Err(self.failed(IoErrorKind::Gone, "the engine was shut down"));
         };
         let shared = Arc::<Shared>::default();
+        let count = transfers.len();
         let gpu_failed = |error: gcos_cuda::GpuError| {
             let detail = format!("the stream takes no work: {error}");
             self.failed(IoErrorKind::Device, detail)
@@ -179,7 +180,10 @@ impl DeviceEngine for HostDriven {
         };
         // A job that comes back is dropped, which opens its gate.
         match jobs.send(job) {
-            Ok(()) => Ok(Box::new(HostDrivenTicket { shared })),
+            Ok(()) => {
+                let drive = self.engine.geometry().name.clone();
+                Ok(Box::new(HostDrivenTicket { shared, drive, count }))
+            }
             Err(_) => Err(self.failed(IoErrorKind::Gone, "the engine's thread has ended")),
         }
     }
@@ -214,6 +218,21 @@ impl Drop for HostDriven {
 #[derive(Debug)]
 struct HostDrivenTicket {
     shared: Arc<Shared>,
+    drive: String,
+    /// Number of transfers.
+    count: usize,
+}
+
+impl HostDrivenTicket {
+    /// The results of a job that is gone without any: its thread has panicked.
+    fn lost(&self) -> Option<Results> {
+        if Arc::strong_count(&self.shared) > 1 {
+            return None;
+        }
+        let detail = "the thread that drives the GPU's transfers has ended";
+        let lost = |_| Err(IoError::about(&self.drive, IoErrorKind::Device, "start", detail));
+        Some((0..self.count).map(lost).collect())
+    }
 }
 
 impl DeviceTicket for HostDrivenTicket {
@@ -222,10 +241,13 @@ impl DeviceTicket for HostDrivenTicket {
     }
 
     fn wait(self: Box<Self>) -> Results {
-        // The thread ends every job within its deadlines, and no job is lost: see `Running`.
+        // The thread ends every job within its deadlines.
         let mut results = self.shared.results.lock();
         loop {
             if let Some(results) = results.take() {
+                return results;
+            }
+            if let Some(results) = self.lost() {
                 return results;
             }
             self.shared.arrived.wait_for(&mut results, IDLE);

@@ -97,7 +97,7 @@ pub enum GpuEngineError {
         drive: String,
         /// Why.
         #[source]
-        source: IoError,
+        source: Box<IoError>,
     },
 }
 
@@ -163,7 +163,7 @@ impl GpuQueueEngine {
         };
         let geometry = geometry(controller, namespace);
         let host = HostDriven::new(Arc::new(host), Arc::clone(memory))
-            .map_err(|source| GpuEngineError::Host { drive: drive(), source })?;
+            .map_err(|source| GpuEngineError::Host { drive: drive(), source: Box::new(source) })?;
         let kernels = Kernels::load(gpu).map_err(of_gpu)?;
         let sgl = matches!(controller.identity().sgls.support(), 1 | 2);
         let max_transfer = controller.max_transfer().min(MOST_TRANSFER) as u64;

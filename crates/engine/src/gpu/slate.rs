@@ -163,9 +163,11 @@ mod tests {
     fn a_slate_is_found_again_and_has_forgotten_the_batch_before() {
         let gpu = Gpu::played();
         let mut slates = Slates::default();
-        let mut plan = Plan::default();
-        plan.commands = vec![Command { lba: 7, ..Command::default() }; 300];
-        plan.segments = vec![Segment { iova: 9, bytes: 1 }; 5];
+        let mut plan = Plan {
+            commands: vec![Command { lba: 7, ..Command::default() }; 300],
+            segments: vec![Segment { iova: 9, bytes: 1 }; 5],
+            ..Plan::default()
+        };
         let shares = [Share { queue_pair: 1, first: 0, count: 300 }];
         let mut slate = slates.take(&gpu, 1, &plan).unwrap();
         slate.fill(&shares, &plan).unwrap();

@@ -76,7 +76,7 @@ pub(crate) fn a_lost_completion_is_a_timeout_once_and_the_pair_is_made_anew(gpu:
 pub(crate) fn a_completion_that_is_repeated_or_of_nobody_does_no_harm(gpu: &Arc<Gpu>) {
     for action in [Action::DuplicateCompletion, Action::WrongCommandId(0x40)] {
         let rig = Rig::new(gpu, Choice { pairs: 1, ..Choice::default() });
-        rig.emulator.faults().add(Rule::io(action.clone()).opcode(2).after(5).times(1));
+        rig.emulator.faults().add(Rule::io(action).opcode(2).after(5).times(1));
         let results = rig.run(reads(&rig, 12), SHORT);
         assert_eq!(results.len(), 12);
         for result in &results {
@@ -95,7 +95,7 @@ pub(crate) fn a_completion_that_is_repeated_or_of_nobody_does_no_harm(gpu: &Arc<
 pub(crate) fn a_controller_that_fails_is_reset_and_used_again(gpu: &Arc<Gpu>) {
     for action in [Action::Fatal, Action::Stick] {
         let rig = Rig::new(gpu, Choice::default());
-        rig.emulator.faults().add(Rule::io(action.clone()).opcode(2).after(3).times(1));
+        rig.emulator.faults().add(Rule::io(action).opcode(2).after(3).times(1));
         let results = rig.run(reads(&rig, 10), SHORT);
         let failed = results.iter().filter(|result| result.is_err()).count();
         assert!(failed > 0, "{action:?}");
@@ -173,7 +173,7 @@ pub(crate) fn random_faults_leave_no_batch_without_an_end(gpu: &Arc<Gpu>) {
                 5 => Action::Fatal,
                 _ => Action::Delay(Duration::from_millis(rng.u64(1..30))),
             };
-            rig.emulator.faults().add(Rule::io(action.clone()).after(rng.u64(0..20)).times(1));
+            rig.emulator.faults().add(Rule::io(action).after(rng.u64(0..20)).times(1));
             let count = rng.u64(1..40);
             let stream = rig.stream();
             let tickets: Vec<_> = (0..2)
