@@ -1,5 +1,6 @@
 //! `gcos replay`: a KV-cache trace against the pool, every byte verified.
 
+mod blocks;
 mod trace;
 mod worker;
 
@@ -8,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::{Duration, Instant};
 
+use gcos::engine::device::Gpu;
 use gcos::layout::media::MAX_PAYLOAD_BYTES;
 use gcos::{Durability, Stats, Store, units};
 use serde::Serialize;
@@ -33,14 +35,15 @@ pub(crate) fn run(globals: &Globals, args: &ReplayArgs, out: &Output) -> Result<
     let trace = Trace::open(&args.trace)?;
     let store = pool::open(globals)?;
     let meter = Meter::new(out, "requests", args.requests, Unit::Things);
+    let paths = plan.gpu.as_ref().map(|gpu| store.device_paths(gpu)).unwrap_or_default();
     let start = Instant::now();
-    let tally = replay(&store, plan, trace, args, &meter)?;
+    let tally = replay(&store, &plan, trace, args, &meter)?;
     store.flush()?;
     let wall = start.elapsed();
     drop(meter);
     let stats = store.stats();
     store.close()?;
-    let report = Report::new(&tally, &stats, plan, wall);
+    let report = Report::new(&tally, &stats, &plan, wall, paths);
     out.result(&report, report.text());
     Ok(Outcome::good_if(tally.mismatches == 0))
 }
@@ -59,13 +62,21 @@ fn plan(args: &ReplayArgs) -> Result<Plan, Failure> {
             DurabilityArg::Sync => Durability::Sync,
         },
         verify: args.verify == Switch::On,
+        gpu: match args.gpu {
+            Some(ordinal) => {
+                let gpu = Gpu::open(ordinal.into());
+                Some(gpu.map_err(|error| blocks::gpu_failure(&error))?)
+            }
+            None => None,
+        },
+        layers: args.layers.map(usize::from),
     })
 }
 
 /// One thread reads the trace, `args.threads` threads carry requests out in its order.
 fn replay<R: std::io::BufRead + Send>(
     store: &Store,
-    plan: Plan,
+    plan: &Plan,
     mut trace: Trace<R>,
     args: &ReplayArgs,
     meter: &Meter,
@@ -121,8 +132,8 @@ impl Shared {
     }
 }
 
-fn work(store: &Store, plan: Plan, shared: &Shared, meter: &Meter) -> Result<Tally, Failure> {
-    let mut worker = Worker::new(store, plan).inspect_err(|_| abandon(shared))?;
+fn work(store: &Store, plan: &Plan, shared: &Shared, meter: &Meter) -> Result<Tally, Failure> {
+    let mut worker = Worker::new(store, plan.clone()).inspect_err(|_| abandon(shared))?;
     while let Some(request) = shared.next() {
         worker.request(&request).inspect_err(|_| abandon(shared))?;
         meter.add(1);
@@ -153,6 +164,21 @@ struct Report {
     put_bytes_per_second: f64,
     wall_seconds: f64,
     request_microseconds: Percentiles,
+    /// Null when the blocks were in the host's memory.
+    gpu: Option<OnGpu>,
+}
+
+/// What is told of a replay with blocks in a GPU's memory.
+#[derive(Debug, Serialize)]
+struct OnGpu {
+    name: String,
+    /// How blocks moved between each drive and the GPU.
+    paths: Vec<String>,
+    /// Layers in which each block was fetched; null: whole.
+    layers: Option<usize>,
+    device_gets: u64,
+    device_puts: u64,
+    device_fallbacks: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -164,7 +190,7 @@ struct Percentiles {
 }
 
 impl Report {
-    fn new(tally: &Tally, stats: &Stats, plan: Plan, wall: Duration) -> Self {
+    fn new(tally: &Tally, stats: &Stats, plan: &Plan, wall: Duration, paths: Vec<String>) -> Self {
         let rate = |blocks: u64, time: Duration| {
             blocks as f64 * plan.block_bytes as f64 / time.as_secs_f64().max(1e-9)
         };
@@ -189,6 +215,14 @@ impl Report {
                 p999: at(0.999),
                 max: tally.latency_ns.max() as f64 / 1000.0,
             },
+            gpu: plan.gpu.as_ref().map(|gpu| OnGpu {
+                name: gpu.name().to_owned(),
+                paths,
+                layers: plan.layers,
+                device_gets: stats.device_gets,
+                device_puts: stats.device_puts,
+                device_fallbacks: stats.device_fallbacks,
+            }),
         }
     }
 
@@ -197,7 +231,7 @@ impl Report {
         let gigabytes = |rate: f64| format!("{:.2} GB/s", rate / 1e9);
         let times = &self.request_microseconds;
         let verified = if self.verified { "" } else { " (not verified)" };
-        let rows = vec![
+        let mut rows = vec![
             row("requests", format!("{} in {:.1} s", self.requests, self.wall_seconds)),
             row("blocks", format!("{} of {}", self.blocks, units::exact(self.block_bytes as u64))),
             row("hits", format!("{} ({:.1} %)", self.hits, self.hit_rate * 100.0)),
@@ -214,6 +248,13 @@ impl Report {
             ),
             row("mismatches", format!("{}{verified}", self.mismatches)),
         ];
+        if let Some(gpu) = &self.gpu {
+            rows.push(row("GPU", gpu.name.clone()));
+            rows.extend(gpu.paths.iter().map(|path| row("path", path.clone())));
+            let by_host = gpu.device_fallbacks;
+            let moved = format!("{} gets, {} puts", gpu.device_gets, gpu.device_puts);
+            rows.push(row("by GPU and drives", format!("{moved}; {by_host} left to the host")));
+        }
         table(&[], rows, &[])
     }
 }

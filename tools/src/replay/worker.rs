@@ -1,11 +1,13 @@
 //! One thread's share of a replay: look up, fetch and verify, store the rest.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use gcos::hw::{DmaBuffer, DmaSlice};
-use gcos::{Durability, Lookup, PutOptions, Sink, Source, Store};
+use gcos::engine::device::Gpu;
+use gcos::{Durability, Lookup, Store};
 use hdrhistogram::Histogram;
 
+use super::blocks::Blocks;
 use super::trace::Request;
 use crate::failure::Failure;
 use crate::pattern::Pattern;
@@ -17,13 +19,17 @@ const LONGEST_NS: u64 = 600_000_000_000;
 const SEED: u64 = 0x6b76;
 
 /// What every worker needs to know.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Plan {
     pub(crate) block_bytes: usize,
     /// Blocks moved at a time: what the device buffer holds.
     pub(crate) batch: usize,
     pub(crate) durability: Durability,
     pub(crate) verify: bool,
+    /// In whose memory the blocks are; `None` for the host's.
+    pub(crate) gpu: Option<Arc<Gpu>>,
+    /// In how many layers each block is fetched; `None`: whole.
+    pub(crate) layers: Option<usize>,
 }
 
 /// What was counted. Blocks, unless the name says otherwise.
@@ -79,14 +85,14 @@ impl Tally {
 pub(crate) struct Worker<'a> {
     store: &'a Store,
     plan: Plan,
-    buffer: DmaBuffer,
+    blocks: Blocks,
     pub(crate) tally: Tally,
 }
 
 impl<'a> Worker<'a> {
     pub(crate) fn new(store: &'a Store, plan: Plan) -> Result<Self, Failure> {
-        let buffer = store.buffer(plan.block_bytes * plan.batch)?;
-        Ok(Self { store, plan, buffer, tally: Tally::new()? })
+        let blocks = Blocks::new(store, &plan)?;
+        Ok(Self { store, plan, blocks, tally: Tally::new()? })
     }
 
     /// Runs one request. What counts as its latency is the store's time, not that of deriving and
@@ -122,13 +128,7 @@ impl<'a> Worker<'a> {
             let count = (cached - done).min(self.plan.batch);
             let range = done..done + count;
             let (Some(keys), Some(ids)) = (keys.get(range.clone()), ids.get(range)) else { break };
-            let segments = self.segments(count)?;
-            let sinks = keys.iter().zip(segments.chunks(1));
-            let items = sinks.map(|(key, segment)| (*key, Sink::Segments(segment))).collect();
-            let start = Instant::now();
-            let results = self.store.get_many(items);
-            let elapsed = start.elapsed();
-            drop(segments);
+            let (results, elapsed) = self.blocks.fetch(self.store, &self.plan, keys)?;
             *time += elapsed;
             self.tally.get_time += elapsed;
             let came = self.check(ids, results)?;
@@ -149,7 +149,7 @@ impl<'a> Worker<'a> {
         results: Vec<Result<Lookup, gcos::StoreError>>,
     ) -> Result<usize, Failure> {
         let Plan { block_bytes, verify, .. } = self.plan;
-        let bytes = self.buffer.bytes_mut()?;
+        let bytes = self.blocks.bytes(ids.len())?;
         let mut came = 0;
         for ((id, result), block) in ids.iter().zip(results).zip(bytes.chunks(block_bytes)) {
             match result {
@@ -173,18 +173,12 @@ impl<'a> Worker<'a> {
     }
 
     fn store_blocks(&mut self, ids: &[u64], keys: &[&[u8]]) -> Result<Duration, Failure> {
-        let blocks = self.buffer.bytes_mut()?.chunks_mut(self.plan.block_bytes);
-        for (id, block) in ids.iter().zip(blocks) {
-            Pattern::new(SEED, *id).fill(block);
-        }
-        let segments = self.segments(ids.len())?;
-        let sources = keys.iter().zip(segments.chunks(1));
-        let items: Vec<_> =
-            sources.map(|(key, segment)| (*key, Source::Segments(segment))).collect();
-        let options = PutOptions { durability: self.plan.durability, ..PutOptions::default() };
-        let start = Instant::now();
-        let results = self.store.put_many(&items, &options);
-        let time = start.elapsed();
+        self.blocks.fill(ids.len(), &self.plan, |index, block| {
+            if let Some(id) = ids.get(index) {
+                Pattern::new(SEED, *id).fill(block);
+            }
+        })?;
+        let (results, time) = self.blocks.store(self.store, &self.plan, keys)?;
         self.tally.put_time += time;
         for result in results {
             if result? == gcos::PutOutcome::Stored {
@@ -192,13 +186,6 @@ impl<'a> Worker<'a> {
             }
         }
         Ok(time)
-    }
-
-    /// The first `count` blocks of the buffer, lent to I/O.
-    fn segments(&self, count: usize) -> Result<Vec<DmaSlice>, Failure> {
-        let len = self.plan.block_bytes;
-        let slices = (0..count).map(|index| self.buffer.slice(index * len, len));
-        Ok(slices.collect::<Result<_, _>>()?)
     }
 }
 
