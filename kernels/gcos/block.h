@@ -30,9 +30,13 @@ constexpr std::uint32_t kPatienceLooks = 3;
 constexpr std::uint32_t kQuickLooks = kPlayed ? 1 : 8;
 constexpr std::uint32_t kQuietTrips = 16;
 
+// Most threads of a block that owns a pair.
+constexpr std::uint32_t kMaxIoThreads = 256;
+
 struct BlockShared {
+  Stage stages[kMaxIoThreads / kWarpThreads];
   // A word for each warp, of even and of odd trips.
-  std::uint32_t votes[2][kMaxBlockThreads / kWarpThreads];
+  std::uint32_t votes[2][kMaxIoThreads / kWarpThreads];
   // kGoOn, or why the block gives up.
   std::uint32_t verdict;
   // For each slot, 1 + the command of the share in flight there; 0: free. Barriers part those who read it
@@ -227,8 +231,12 @@ GCOS_DEVICE std::uint32_t make_trips(const Batch& batch, const Share& share, con
     if (any(posts)) {
       const Pointer pointer =
           write_pointer(posts ? plan : Plan{}, command, segments, slot, pair.memory);
+      const std::uint32_t first = kWarpThreads * warp_index();
+      const std::uint32_t rest = agreed.post - first;
+      post_entries(pair.sq, wrapped(now.tail + first, pair.entries), pair.entries,
+                   rest < kWarpThreads ? rest : kWarpThreads, entry_of(pair, command, pointer, slot),
+                   shared.stages[warp_index()]);
       if (posts) {
-        post_entry(pair.sq, slot, entry_of(pair, command, pointer, slot));
         shared.in_slot[slot] = now.taken + me + 1;
         probe.posted(share.first + now.taken + me);
       }
@@ -259,13 +267,15 @@ GCOS_DEVICE std::uint32_t make_trips(const Batch& batch, const Share& share, con
 
 // Carries out a share on a pair that no other block drives, and writes the status words of its commands;
 // they are ordered by whoever counts the share in Batch.done. All threads of the block call it.
+// A block of more than kMaxIoThreads starts nothing.
 template <class Probe>
 GCOS_DEVICE void run_share(const Batch& batch, const Share& share, const Limit& limit,
                            BlockShared& shared, const Probe& probe) {
   QueuePair& record = *at<QueuePair>(share.queue_pair);
   const Pair pair = pair_of(record);
   detail::Progress now{0, 0, record.sq_tail, record.cq_head, record.phase};
-  const bool usable = record.broken == 0 && drivable(pair);
+  const bool usable =
+      record.broken == 0 && drivable(pair) && block_threads() <= kMaxIoThreads;
   if (thread_index() == 0) {
     store_relaxed<Scope::kBlock>(&shared.verdict, usable ? limit.check() : kNotStarted);
   }
