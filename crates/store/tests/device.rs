@@ -1,7 +1,7 @@
 //! The store over GPU queues on software controllers. On a GPU that host threads play; with the feature
 //! `gpu`, on a real one.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod rig;
 
@@ -196,7 +196,7 @@ fn lost_completions_and_errors_of_a_drive_never_give_wrong_bytes() {
         [Action::LoseCompletion, Action::CorruptRead { bits: 3 }, Action::Misdirect { blocks: 300 }]
     {
         let sink = Pages::new(&rig, &mut rng, len);
-        rig.emulators[0].faults().add(Rule::io(action.clone()).opcode(2).times(1));
+        rig.emulators[0].faults().add(Rule::io(action).opcode(2).times(1));
         let lookup = get(&rig, &stream, b"k", &sink);
         assert!(lookup.is_hit(), "{action:?}: {lookup:?}");
         assert!(sink.read() == bytes(1, len), "{action:?}");

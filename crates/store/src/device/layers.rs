@@ -119,7 +119,8 @@ struct UnderWay {
     /// By part: its item in the flight.
     items: Vec<Option<usize>>,
     flight: Option<Flight>,
-    before: Event,
+    /// The end of what was in the caller's stream before; `None` when that could not be marked.
+    before: Option<Event>,
     /// Objects that it reads.
     held: Vec<Arc<Held>>,
 }
@@ -152,7 +153,7 @@ impl<'s> Layers<'s> {
             lanes: Vec::new(),
             launched: 0,
         };
-        all.fill()?;
+        all.fill();
         Ok(all)
     }
 
@@ -163,13 +164,23 @@ impl<'s> Layers<'s> {
     }
 
     /// Launches layers until as many are under way as may be.
-    fn fill(&mut self) -> Result<(), StoreError> {
+    fn fill(&mut self) {
         while self.under_way.len() < self.prefetch {
             let Some(sink) = self.waiting.pop_front() else { break };
-            let launched = self.launch(sink)?;
-            self.under_way.push_back(launched);
+            let mut layer = UnderWay {
+                index: self.launched,
+                items: vec![None; sink.parts.len()],
+                sink,
+                flight: None,
+                before: None,
+                held: Vec::new(),
+            };
+            if let Err(error) = self.launch(&mut layer) {
+                tracing::debug!(error = error.chain(), "left to the host");
+            }
+            self.launched += 1;
+            self.under_way.push_back(layer);
         }
-        Ok(())
     }
 
     /// A stream for the next layer, behind what is in the caller's by now.
@@ -183,16 +194,13 @@ impl<'s> Layers<'s> {
         Ok(lane)
     }
 
-    fn launch(&mut self, sink: LayerSink) -> Result<UnderWay, StoreError> {
-        let before = self.stream.record()?;
+    fn launch(&mut self, layer: &mut UnderWay) -> Result<(), StoreError> {
+        let before = layer.before.insert(self.stream.record()?).clone();
         let lane = self.lane(&before)?;
-        let index = self.launched;
-        self.launched += 1;
-        let (mut plan, mut items, mut segments) = (Plan::default(), Vec::new(), 0);
-        let (mut held_all, mut runs) = (Vec::new(), Vec::<&DeviceRun>::new());
-        for part in &sink.parts {
+        let (mut plan, mut segments) = (Plan::default(), 0);
+        let mut runs = Vec::<&DeviceRun>::new();
+        for (part, place) in layer.sink.parts.iter().zip(&mut layer.items) {
             let Some(Subject::Reading { held, asked, .. }) = self.objects.get_mut(part.key) else {
-                items.push(None);
                 continue;
             };
             let item = plan.items.len();
@@ -200,25 +208,20 @@ impl<'s> Layers<'s> {
             plan.read(held.places(), part.offset.into(), &spans, !*asked)?;
             *asked = true;
             segments += part.sink.segments().len();
-            items.push(Some(item));
+            *place = Some(item);
             runs.push(&part.sink);
-            held_all.push(Arc::clone(held));
+            layer.held.push(Arc::clone(held));
         }
-        let flight = match plan.items.is_empty() || self.device.direct.is_none() {
-            true => None,
-            false => Launch::read(&self.pool, &self.device, &lane, &plan, &runs)
-                .inspect_err(|error| tracing::debug!(%error, "left to the host"))
-                .ok(),
-        };
-        Ok(UnderWay { index, sink, items, flight, before, held: held_all })
+        if !plan.items.is_empty() && self.device.direct.is_some() {
+            layer.flight = Some(Launch::read(&self.pool, &self.device, &lane, &plan, &runs)?);
+        }
+        Ok(())
     }
 
     fn conclude(&mut self, mut layer: UnderWay) -> Layer {
         let patience = patience(&self.pool);
-        let in_time = match &mut layer.flight {
-            Some(flight) => flight.wait(patience),
-            None => layer.before.synchronize(patience).is_ok(),
-        };
+        let in_time = layer.flight.as_mut().is_none_or(|flight| flight.wait(patience))
+            && layer.before.as_ref().is_some_and(|before| before.synchronize(patience).is_ok());
         let mut results = Vec::with_capacity(layer.items.len());
         for (part, &item) in layer.sink.parts.iter().zip(&layer.items) {
             results.push(match in_time {
@@ -282,12 +285,9 @@ impl Iterator for Layers<'_> {
     /// layer that is launched instead, so that memory may be used by a layer, and by the one after the
     /// `prefetch` next.
     fn next(&mut self) -> Option<Layer> {
-        let filled = self.fill();
-        let layer = self.under_way.pop_front();
-        if let Err(error) = filled {
-            tracing::warn!(error = error.chain(), "layers could not be launched");
-        }
-        layer.map(|layer| self.conclude(layer))
+        self.fill();
+        let layer = self.under_way.pop_front()?;
+        Some(self.conclude(layer))
     }
 }
 

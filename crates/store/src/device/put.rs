@@ -45,8 +45,16 @@ struct Inner {
 enum State {
     /// The key exists and stays; its record may still wait in the journal of this drive.
     Kept(Option<u8>),
-    /// Its space is taken. `None`: the host does everything.
-    Writing(Option<Writing>, Option<Flight>),
+    /// Its space is taken.
+    Writing(Box<Data>),
+}
+
+/// A put whose data is on its way.
+#[derive(Debug)]
+struct Data {
+    writing: Writing,
+    /// `None`: the host does everything.
+    flight: Option<Flight>,
 }
 
 /// A payload in GPU memory, as the host reads it.
@@ -105,7 +113,7 @@ impl DevicePut {
             Begun::Kept(waits) => State::Kept(waits),
             Begun::Writing(writing) => {
                 let flight = launch(pool, &device, stream, &writing, source);
-                State::Writing(Some(writing), flight)
+                State::Writing(Box::new(Data { writing, flight }))
             }
         };
         let (pool, key, options) = (Arc::clone(pool), key.to_vec(), *options);
@@ -246,39 +254,35 @@ enum Finished {
 impl Inner {
     fn ended(&mut self) -> bool {
         match &mut self.state {
-            State::Writing(_, Some(flight)) => flight.ended(),
-            State::Writing(_, None) => self.before.query().unwrap_or(true),
             State::Kept(_) => true,
+            State::Writing(data) => match &mut data.flight {
+                Some(flight) => flight.ended(),
+                None => self.before.query().unwrap_or(true),
+            },
         }
     }
 
     fn finish(mut self) -> Result<Finished, StoreError> {
-        let (writing, flight) = match &mut self.state {
+        match std::mem::replace(&mut self.state, State::Kept(None)) {
             State::Kept(waits) => {
-                let waits = *waits;
-                if self.pool.keep(&self.key, waits, self.options.durability)? {
-                    return Ok(Finished::Kept);
+                match self.pool.keep(&self.key, waits, self.options.durability)? {
+                    true => Ok(Finished::Kept),
+                    false => self.again(),
                 }
-                return self.again();
             }
-            State::Writing(writing, flight) => (writing.take(), flight.take()),
-        };
-        let Some(writing) = writing else { return Err(StoreError::Closed) };
-        self.write(writing, flight)
+            State::Writing(data) => self.write(*data),
+        }
     }
 
-    fn write(
-        &mut self,
-        mut writing: Writing,
-        flight: Option<Flight>,
-    ) -> Result<Finished, StoreError> {
+    fn write(&mut self, data: Data) -> Result<Finished, StoreError> {
+        let Data { mut writing, flight } = data;
         let end = Instant::now() + patience(&self.pool);
         let arrived = match flight {
             None => Err(None),
             Some(mut flight) => {
                 if !flight.wait(patience(&self.pool)) {
-                    let state = State::Writing(Some(writing), Some(flight));
-                    self.pool.reaper.keep(Box::new(Abandoned(state)));
+                    let data = Data { writing, flight: Some(flight) };
+                    self.pool.reaper.keep(Box::new(data));
                     return Err(held::late());
                 }
                 flight.item(0).map_err(Some)
@@ -334,35 +338,28 @@ impl Inner {
                     }
                 }
                 Begun::Busy => self.pool.await_key(&self.key)?,
-                Begun::Writing(writing) => return self.write(writing, None),
+                Begun::Writing(writing) => return self.write(Data { writing, flight: None }),
             }
         }
     }
 }
 
-/// What is left of a put that was given up.
-struct Abandoned(State);
-
-impl Pending for Abandoned {
+impl Pending for Data {
     fn ended(&mut self) -> bool {
-        match &mut self.0 {
-            State::Writing(_, Some(flight)) => flight.ended(),
-            _ => true,
-        }
+        self.flight.as_mut().is_none_or(Flight::ended)
     }
 
+    /// The put was given up.
     fn finish(self: Box<Self>) {
-        if let State::Writing(Some(writing), _) = self.0 {
-            let why = StoreError::invalid("put on a stream", "a wait for its end", "none");
-            writing.abandon(&why);
-        }
+        self.writing.abandon(&StoreError::invalid("put on a stream", "a wait for its end", "none"));
     }
 }
 
 impl Drop for DevicePut {
     fn drop(&mut self) {
-        if let Some(inner) = self.inner.take() {
-            inner.pool.reaper.keep(Box::new(Abandoned(inner.state)));
+        let Some(inner) = self.inner.take() else { return };
+        if let State::Writing(data) = inner.state {
+            inner.pool.reaper.keep(data);
         }
     }
 }

@@ -124,7 +124,7 @@ impl FaultyTicket {
                 (0..self.count).map(|_| Err(error(IoErrorKind::Timeout))).collect()
             }
             Fault::Media => {
-                let bad = |i: usize| i % 3 == 0;
+                let bad = |i: usize| i.is_multiple_of(3);
                 let one =
                     |(i, result)| if bad(i) { Err(error(IoErrorKind::Media)) } else { result };
                 results.into_iter().enumerate().map(one).collect()
@@ -215,9 +215,9 @@ fn layers_come_by_the_host_where_the_device_engine_fails() {
     put(&world.store, b"k", 3, len);
     let buffers: Vec<_> = (0..6).map(|_| world.filled(&[0; 100_000])).collect();
     let sinks = buffers.iter().enumerate().map(|(i, b)| LayerSink::new(i as u32 * 100_000, b));
-    let mut layers = world.store.get_layers(&world.stream, &[b"k"], sinks.collect(), 2).unwrap();
+    let layers = world.store.get_layers(&world.stream, &[b"k"], sinks.collect(), 2).unwrap();
     let mut seen = 0;
-    while let Some(layer) = layers.next() {
+    for layer in layers {
         assert!(layer.is_hit(), "{layer:?}");
         let mut got = vec![0; 100_000];
         buffers[layer.index].copy_out(0, &mut got).unwrap();
