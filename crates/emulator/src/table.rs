@@ -150,7 +150,15 @@ impl IovaTable {
                 // Write-combining memory has no order but this.
                 order_stores();
             }
-            let high = mapping.memory.store_u64(offset + 8, second, Ordering::Release);
+            let high = if gathered {
+                mapping.memory.store_u64(offset + 8, second, Ordering::Release)
+            } else {
+                // The phase tag by a store of the width that it is loaded by: accesses of different
+                // widths order nothing in the language's memory model.
+                let [third, fourth] = [second as u32, (second >> 32) as u32];
+                let third = mapping.memory.store_u32(offset + 8, third, Ordering::Relaxed);
+                third.and(mapping.memory.store_u32(offset + 12, fourth, Ordering::Release))
+            };
             if gathered {
                 // Without it the entry may stay in the processor until something else pushes it out.
                 order_stores();
