@@ -231,11 +231,16 @@ GCOS_DEVICE std::uint32_t make_trips(const Batch& batch, const Share& share, con
     if (any(posts)) {
       const Pointer pointer =
           write_pointer(posts ? plan : Plan{}, command, segments, slot, pair.memory);
-      const std::uint32_t first = kWarpThreads * warp_index();
-      const std::uint32_t rest = agreed.post - first;
-      post_entries(pair.sq, wrapped(now.tail + first, pair.entries), pair.entries,
-                   rest < kWarpThreads ? rest : kWarpThreads, entry_of(pair, command, pointer, slot),
-                   shared.stages[warp_index()]);
+      const Entry entry = entry_of(pair, command, pointer, slot);
+      if (solo) {
+        // For one warp the way over the stage costs more than it saves.
+        if (posts) post_entry(pair.sq, slot, entry);
+      } else {
+        const std::uint32_t first = kWarpThreads * warp_index();
+        const std::uint32_t rest = agreed.post - first;
+        post_entries(pair.sq, wrapped(now.tail + first, pair.entries), pair.entries,
+                     rest < kWarpThreads ? rest : kWarpThreads, entry, shared.stages[warp_index()]);
+      }
       if (posts) {
         shared.in_slot[slot] = now.taken + me + 1;
         probe.posted(share.first + now.taken + me);

@@ -7,8 +7,9 @@
 
 #define GCOS_DEVICE __device__ __forceinline__
 #define GCOS_KERNEL extern "C" __global__ void
-// Before the name of a kernel: the most threads of a block, so that its registers suffice for them.
-#define GCOS_MOST_THREADS(threads) __launch_bounds__(threads)
+// Before the name of a kernel: the most threads of a block. One block on a multiprocessor is enough, so the
+// compiler need not save registers for more.
+#define GCOS_MOST_THREADS(threads) __launch_bounds__(threads, 1)
 // Memory of the block, one object for each place in a kernel that names it; not initialised.
 #define GCOS_SHARED(Type, name) __shared__ Type name
 

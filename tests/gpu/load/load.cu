@@ -63,12 +63,12 @@ struct ClockProbe {
   __device__ void ended(std::uint32_t command) const { ended_at[command] = clock64(); }
 };
 
-__global__ void __launch_bounds__(256) io_probed(gcos::Batch batch, ClockProbe probe) {
+__global__ void __launch_bounds__(256, 1) io_probed(gcos::Batch batch, ClockProbe probe) {
   __shared__ gcos::BlockShared shared;
   gcos::run_batch(batch, blockIdx.x, gridDim.x, shared, probe);
 }
 
-__global__ void __launch_bounds__(256) io_shared_probed(gcos::Batch batch, ClockProbe probe) {
+__global__ void __launch_bounds__(256, 1) io_shared_probed(gcos::Batch batch, ClockProbe probe) {
   gcos::run_shared_batch(batch, blockIdx.x, gridDim.x, probe);
 }
 
@@ -81,10 +81,11 @@ __device__ bool await_phase(const FastQueue& q, std::uint32_t index, std::uint32
 }
 
 // A client that does nothing but turn the doorbells over entries written before: the ceiling of the model.
+// It keeps all but one of the queue's chunks of `kChunk` entries in flight.
+template <std::uint32_t kChunk>
 __global__ void turn_doorbells(const FastQueue* queues) {
   const FastQueue& q = queues[blockIdx.x];
-  constexpr std::uint32_t kChunk = kEntries / 4;
-  std::uint64_t rung = 3 * kChunk;
+  std::uint64_t rung = kEntries - kChunk;
   if (rung > q.commands) rung = q.commands;
   gcos::ring_tail(q.sq_doorbell, static_cast<std::uint32_t>(rung % kEntries));
   for (std::uint64_t seen = 0; seen < q.commands; seen += kChunk) {
@@ -194,12 +195,13 @@ class Bench {
   }
 
   // The model alone: commands a second of all pairs, by the client that only turns doorbells.
+  template <std::uint32_t kChunk>
   double ceiling(Setting s) {
     prepare(s);
     prepare_entries(s);
     begin_serving(s);
     must(cudaEventRecord(start_, driving_), "event");
-    turn_doorbells<<<s.pairs, 1, 0, driving_>>>(queues_);
+    turn_doorbells<kChunk><<<s.pairs, 1, 0, driving_>>>(queues_);
     const double seconds = end_driving();
     finish_serving(s);
     return static_cast<double>(s.commands * s.pairs) / seconds;
@@ -450,7 +452,8 @@ bool Line::more_ = false;
 // Measures one setting, and says whether counts, statuses and data agreed.
 bool measure(Bench& bench, const Setting& s) {
   std::fprintf(stderr, "load: %s\n", s.name.c_str());
-  const double ceiling = bench.ceiling(s);
+  const double ceiling = bench.ceiling<kEntries / 4>(s);
+  const double full_queue = bench.ceiling<32>(s);
   Setting alone = s;
   alone.pairs = 1;
   const double round_trip = bench.round_trip(alone);
@@ -473,6 +476,7 @@ bool measure(Bench& bench, const Setting& s) {
       .put("slowest", runs[0].per_second / 1e6)
       .put("fastest", runs[2].per_second / 1e6)
       .put("model_million_per_second", ceiling / 1e6)
+      .put("model_with_full_queue", full_queue / 1e6)
       .put("of_model", rate / ceiling)
       .put("model_round_trip_us", round_trip)
       .put("p50_us", probed.p50_us)
