@@ -4,6 +4,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use fastrand::Rng;
 use gcos_emulator::{AddressSpace, Config, Emulator, Medium, MediumEvent, Run, WriteCacheConfig};
@@ -592,6 +593,39 @@ fn brief(event: &Event) -> String {
             format!("write of {} bytes at {offset} of drive {drive}, fua {fua}", bytes.len())
         }
         other => format!("{other:?}"),
+    }
+}
+
+/// Searches many workloads with so many threads.
+///
+/// # Errors
+/// One of the crashes that were not survived.
+pub fn search_all(
+    bed: &Bed,
+    workloads: &[Vec<Step>],
+    last_only: bool,
+    jobs: usize,
+) -> Result<Searched, Lost> {
+    let (next, all) = (AtomicUsize::new(0), Mutex::new(Searched::default()));
+    let lost = Mutex::new(None);
+    let work = || {
+        while lost.lock().is_none() {
+            let at = next.fetch_add(1, Ordering::Relaxed);
+            let Some(steps) = workloads.get(at) else { return };
+            match bed.search(steps, last_only, at as u64) {
+                Ok(searched) => *all.lock() += searched,
+                Err(error) => *lost.lock() = Some(error),
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..jobs.max(1) {
+            scope.spawn(work);
+        }
+    });
+    match lost.into_inner() {
+        Some(lost) => Err(lost),
+        None => Ok(all.into_inner()),
     }
 }
 

@@ -2,7 +2,9 @@
 
 use fastrand::Rng;
 use gcos_emulator::Medium;
-use gcos_layout::media::{BLOCK_BYTES, CheckpointHeader, JournalFrame, Superblock, Uuid, ZoneMap};
+use gcos_layout::media::{
+    BLOCK_BYTES, CheckpointHeader, FrameBuilder, JournalFrame, Record, Superblock, Uuid, ZoneMap,
+};
 
 use crate::model::Excuse;
 use crate::plan::{Decay, Region};
@@ -138,25 +140,48 @@ impl Patient<'_> {
         Ok(Excuse::Nothing)
     }
 
-    /// The last frame gets a twin that names another frame before it.
-    fn splice(&self) -> Result<Excuse, String> {
-        let Some(uuid) = self.drive_uuid()? else { return Ok(Excuse::Nothing) };
+    /// The last frame, and where it is in the ring.
+    fn last_frame(&self) -> Result<Option<(u64, JournalFrame, Uuid)>, String> {
+        let Some(uuid) = self.drive_uuid()? else { return Ok(None) };
         let journal = region_bytes(self.zones, Region::Journal);
         let mut ring = vec![0; self.zones.journal_bytes as usize];
         self.medium.peek(journal.start, &mut ring).map_err(|error| error.to_string())?;
         let frames = (0..ring.len()).step_by(BLOCK_BYTES).filter_map(|at| {
-            JournalFrame::decode(&ring[at..], &uuid).ok().map(|frame| (frame.sequence, at, frame))
+            JournalFrame::decode(&ring[at..], &uuid).ok().map(|frame| (at as u64, frame))
         });
-        let Some((_, at, frame)) = frames.max_by_key(|(sequence, ..)| *sequence) else {
-            return Ok(Excuse::Nothing);
-        };
-        let mut builder = gcos_layout::media::FrameBuilder::default();
+        let last = frames.max_by_key(|(_, frame)| frame.sequence);
+        Ok(last.map(|(at, frame)| (journal.start + at, frame, uuid)))
+    }
+
+    /// The last frame gets a twin that names another frame before it.
+    fn splice(&self) -> Result<Excuse, String> {
+        let Some((at, frame, uuid)) = self.last_frame()? else { return Ok(Excuse::Nothing) };
+        let mut builder = FrameBuilder::default();
         for record in &frame.records {
             builder.push(record).map_err(|error| error.to_string())?;
         }
         let (bytes, _) = builder.finish(frame.sequence, frame.epoch, !frame.previous, &uuid);
-        self.write(journal.start + at as u64, &bytes)?;
+        self.write(at, &bytes)?;
         Ok(Excuse::Anything)
+    }
+
+    /// Keys and generations that the last frame alone names: of a drive that has no checkpoint.
+    ///
+    /// # Errors
+    /// The simulator's own.
+    pub fn spliced(&self) -> Result<Vec<(Vec<u8>, u64)>, String> {
+        for area in 0..2 {
+            let header = self.read(self.zones.checkpoint_offset(area))?;
+            if header.iter().any(|&byte| byte != 0) {
+                return Ok(Vec::new());
+            }
+        }
+        let Some((_, frame, _)) = self.last_frame()? else { return Ok(Vec::new()) };
+        let named = frame.records.into_iter().filter_map(|record| match record {
+            Record::Put(put) => Some((put.key, put.generation)),
+            Record::Remove(_) => None,
+        });
+        Ok(named.collect())
     }
 }
 

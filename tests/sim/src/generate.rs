@@ -100,6 +100,10 @@ impl Draw<'_> {
     }
 
     fn end(&mut self, ops: u32) -> End {
+        // A close is when it shows whether space was lost to operations that failed.
+        if self.mood == Mood::Commands && self.rng.bool() {
+            return End::Close;
+        }
         match self.rng.u8(0..10) {
             0 => End::Close,
             1 => End::Drop,
@@ -180,14 +184,17 @@ impl Draw<'_> {
 
     fn faults(&mut self, ops: u32) -> Vec<Fault> {
         let most = if self.mood == Mood::Power { 1 } else { 4 };
-        let count = self.rng.usize(0..most);
-        (0..count)
-            .map(|_| {
-                let kind = self.fault();
-                let (drive, after) = (self.rng.u8(0..self.count), self.rng.u32(0..ops));
-                Fault { drive, after, kind }
-            })
-            .collect()
+        let mut faults: Vec<Fault> = Vec::new();
+        for _ in 0..self.rng.usize(0..most) {
+            let kind = self.fault();
+            let (drive, after) = (self.rng.u8(0..self.count), self.rng.u32(0..ops));
+            // What comes back wrong twice is damage.
+            let wrong = |kind| matches!(kind, FaultKind::CorruptRead(_));
+            if !wrong(kind) || !faults.iter().any(|fault| wrong(fault.kind)) {
+                faults.push(Fault { drive, after, kind });
+            }
+        }
+        faults
     }
 
     fn fault(&mut self) -> FaultKind {
@@ -195,7 +202,8 @@ impl Draw<'_> {
         let region = self.region();
         match self.mood {
             Mood::Power => F::Delay(100),
-            Mood::Commands => match self.rng.u8(0..14) {
+            Mood::Commands => match self.rng.u8(0..17) {
+                14.. => F::WriteError(Region::Data),
                 0 | 1 => F::LoseCompletion,
                 2 => F::DuplicateCompletion,
                 3 => F::WrongCommand,

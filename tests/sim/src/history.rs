@@ -4,6 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use fastrand::Rng;
+use gcos_check::Severity;
 use gcos_emulator::{AddressSpace, Medium};
 use gcos_engine::Engine;
 use gcos_store::{Canary, FormatOptions, OpenOptions, Store, StoreError, format};
@@ -74,6 +75,8 @@ struct History<'a> {
     incomplete: bool,
     /// Whether media have decayed.
     decayed: bool,
+    /// Keys and generations that only a frame names that does not follow the one before it.
+    cut_off: Vec<(Vec<u8>, u64)>,
 }
 
 /// How an attempt to open ended.
@@ -99,6 +102,7 @@ impl<'a> History<'a> {
             crashed: false,
             incomplete: false,
             decayed: false,
+            cut_off: Vec::new(),
         }
     }
 
@@ -167,6 +171,9 @@ impl<'a> History<'a> {
             let patient = Patient { medium, before, zones: &zones };
             let excuse = patient.suffer(decay, &mut self.rng)?;
             self.excuse(excuse);
+            if decay == Decay::Splice && round.missing == 0 {
+                self.cut_off.extend(patient.spliced()?);
+            }
             let there = round.missing & 1 << drive == 0;
             lost_superblocks |= decay == Decay::Superblocks(3) && there;
             self.decayed = true;
@@ -185,6 +192,11 @@ impl<'a> History<'a> {
             (world, Opened::Store(store)) => (world, store),
             _ => return Ok(false),
         };
+        for (key, generation) in self.cut_off.drain(..) {
+            if store.info(&key).is_some_and(|info| info.generation == generation) {
+                return Err("a frame counts that names another one before it".to_owned());
+            }
+        }
         self.check_all(&store, &world)?;
         self.work(round, world, *store)?;
         Ok(true)
@@ -244,10 +256,14 @@ impl<'a> History<'a> {
             }
             Ok(store) => {
                 let found = store.recovery().objects;
-                let ours = (report.objects, &report.missing, round.missing);
-                if report.objects != found && round.missing == 0 && report.missing.is_empty() {
+                // Of what is damaged the checker also counts what it believes to have been there.
+                let intact = !report.findings.iter().any(|f| f.severity == Severity::Error);
+                let whole = round.missing == 0 && report.missing.is_empty();
+                if report.objects != found && whole && (intact || excuse < Excuse::Anything) {
+                    let theirs = report.objects;
+                    let findings: Vec<_> = report.findings.iter().map(|f| f.code).collect();
                     return Err(format!(
-                        "{found} objects after recovery, the checker says {ours:?}"
+                        "{found} objects after recovery, {theirs} by the checker, which finds {findings:?}"
                     ));
                 }
                 Ok((world, Opened::Store(Box::new(store))))

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use gcos_sim::campaign::{Campaign, Summary, campaign, commit, describe};
+use gcos_sim::crash::{Bed, all_of, search_all};
 use gcos_sim::generate;
 use gcos_sim::history::{Options, run};
 use gcos_store::Canary;
@@ -22,6 +23,9 @@ struct Args {
     /// One history.
     #[arg(long, conflicts_with = "seeds")]
     seed: Option<u64>,
+    /// Cuts the power everywhere in all workloads of up to so many operations, instead.
+    #[arg(long, conflicts_with_all = ["seeds", "seed"])]
+    crashes: Option<usize>,
     /// Threads.
     #[arg(long, default_value_t = 2)]
     jobs: usize,
@@ -68,6 +72,9 @@ fn main() -> ExitCode {
     // A panic is a failure of a history, and reported as one.
     std::panic::set_hook(Box::new(|_| {}));
     let options = Options { canary, verbose: args.verbose && args.seed.is_some() };
+    if let Some(steps) = args.crashes {
+        return crashes(steps, canary, args.jobs);
+    }
     let seeds = args.seed.map_or(args.seeds, |seed| seed..seed + 1);
     if options.verbose {
         let plan = generate::plan(seeds.start);
@@ -93,6 +100,25 @@ fn main() -> ExitCode {
     });
     report(&summary, options, args.json, begun.elapsed());
     if summary.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn crashes(most: usize, canary: Option<Canary>, jobs: usize) -> ExitCode {
+    for drives in 1..=2 {
+        for steps in 1..=most {
+            let found =
+                Bed::new(drives, canary).map_err(|error| error.to_string()).and_then(|bed| {
+                    search_all(&bed, &all_of(steps), true, jobs).map_err(|lost| lost.to_string())
+                });
+            match found {
+                Ok(found) => println!("{drives} drives, {steps} operations: {found:?}"),
+                Err(lost) => {
+                    println!("commit {}: {drives} drives: {lost}", commit());
+                    return ExitCode::FAILURE;
+                }
+            }
+        }
+    }
+    ExitCode::SUCCESS
 }
 
 fn report(summary: &Summary, options: Options, json: bool, took: Duration) {

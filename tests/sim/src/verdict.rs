@@ -56,7 +56,8 @@ pub fn unexplained(report: &Report, excuse: Excuse, crashed: bool) -> Vec<String
         );
         severity == Severity::Info
             || excuse >= Excuse::Anything
-            || (excuse >= Excuse::Losses && (lost || superblock))
+            || (excuse >= Excuse::Losses && lost)
+            || (excuse >= Excuse::Errors && superblock)
             || (crashed && (superblock || torn || checkpoint))
     };
     let findings = report.findings.iter();

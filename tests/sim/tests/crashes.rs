@@ -1,32 +1,13 @@
 //! Crashes at every write and flush of small workloads, and of some long ones.
 
-use gcos_sim::crash::{Bed, Searched, all_of, drawn};
-use parking_lot::Mutex;
+use gcos_sim::crash::{Bed, Searched, Step, all_of, drawn, search_all};
 
 /// Searches workloads with two threads; the first crash that was not survived fails the test.
-fn search(bed: &Bed, workloads: &[Vec<gcos_sim::crash::Step>], last_only: bool) -> Searched {
-    let (next, all, lost) = (Mutex::new(0), Mutex::new(Searched::default()), Mutex::new(None));
-    let work = || {
-        loop {
-            let at = {
-                let mut next = next.lock();
-                *next += 1;
-                *next - 1
-            };
-            let Some(steps) = workloads.get(at).filter(|_| lost.lock().is_none()) else { return };
-            match bed.search(steps, last_only, at as u64) {
-                Ok(searched) => *all.lock() += searched,
-                Err(error) => drop(lost.lock().get_or_insert(error.to_string())),
-            }
-        }
-    };
-    std::thread::scope(|scope| {
-        for _ in 0..2 {
-            scope.spawn(work);
-        }
-    });
-    assert_eq!(lost.into_inner(), None);
-    all.into_inner()
+fn search(bed: &Bed, workloads: &[Vec<Step>], last_only: bool) -> Searched {
+    match search_all(bed, workloads, last_only, 2) {
+        Ok(searched) => searched,
+        Err(lost) => panic!("{lost}"),
+    }
 }
 
 #[test]
