@@ -225,7 +225,7 @@ impl<'d, 'a> Ring<'d, 'a> {
                 None => block += 1,
             }
         }
-        frames.sort_by_key(|(_, frame)| frame.sequence);
+        frames.sort_by_key(|(_, frame)| (frame.sequence, frame.epoch));
         frames
     }
 
@@ -252,15 +252,16 @@ impl<'d, 'a> Ring<'d, 'a> {
         chain.places.push(end);
         chain.places.push(place(block, &first));
         while let Some((block, frame)) = frames.pop() {
-            let leads = frame.sequence.checked_add(1) == Some(first.sequence)
-                && frame.checksum == first.previous
-                && frame.epoch <= first.epoch;
-            if !leads {
+            if frame.sequence.saturating_add(1) < first.sequence {
                 break;
             }
-            chain.places.push(place(block, &frame));
-            blocks.push(block);
-            first = frame;
+            // Another one of a sequence was never acknowledged: the journal went on without it.
+            let leads = frame.sequence < first.sequence && frame.checksum == first.previous;
+            if leads && frame.epoch <= first.epoch {
+                chain.places.push(place(block, &frame));
+                blocks.push(block);
+                first = frame;
+            }
         }
         chain.places.reverse();
         for &block in blocks.iter().rev() {

@@ -88,7 +88,7 @@ pub(crate) fn recover(drive: &Drive<'_>, findings: &mut Findings) -> Metadata {
     // journal: the store writes the next frame over it.
     if scan.highest.is_some_and(|(highest, _)| highest > metadata.end.sequence) {
         // Frames behind a hole: each verifies by itself, and what they remove must not come back.
-        let behind = ring.records_from(metadata.end.sequence);
+        let behind = ring.records_from(metadata.end.sequence + 1);
         behind.into_iter().for_each(|r| apply(&mut metadata.keys, r, drive, findings));
     }
     if let (Some(active), Some(older)) = (checkpoints.active, checkpoints.older) {

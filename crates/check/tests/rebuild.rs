@@ -1,10 +1,13 @@
 //! A drive that has lost its metadata gets back what is proven, and nothing else.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod common;
 
 use common::{Builder, Object, assert_clean, assert_finds, images, look, restore};
 use gcos_check::{CheckOptions, FindingCode as Code, Report};
-use gcos_layout::media::PutRecord;
+use gcos_engine::Engine;
+use gcos_layout::media::{CheckpointHeader, FrameBuilder, PutRecord, Record};
 
 /// A drive whose ring has turned: two objects are only in the checkpoints, one only in the journal, and
 /// the header of one that was removed long ago is still there.
@@ -268,4 +271,97 @@ fn copies_that_contradict_each_other_are_left_alone() {
     let report = common::repair(&b.drives);
     assert_finds(&report, Code::SuperblockNoQuorum);
     assert!(!report.is_repaired() && b.drives[0].image() == before);
+}
+
+/// Two drives, of which one must forget an object before the other has metadata again.
+#[test]
+fn a_rebuild_cut_short_on_either_drive_comes_to_the_same_end() {
+    for salvage in [false, true] {
+        let mut t = turned(2);
+        t.b.put(b"k", 10, 1);
+        t.b.object(b"k", 20, 0);
+        t.b.put(b"both", 2_500_000, 1);
+        t.lose_checkpoints();
+        let before = images(&t.b.drives);
+        let expected = mend(&t.b, salvage);
+        let mut stops = 0;
+        for drive in &t.b.drives {
+            for writes in 0.. {
+                restore(&t.b.drives, &before);
+                drive.stop_after(writes);
+                let options = CheckOptions { repair: true, salvage, ..CheckOptions::default() };
+                let ended = common::check(&t.b.drives, &options).is_ok();
+                drive.stop_after(u64::MAX);
+                let again = mend(&t.b, salvage);
+                assert_eq!(
+                    (again.objects, again.payload_bytes, again.used_bytes),
+                    (expected.objects, expected.payload_bytes, expected.used_bytes),
+                    "salvage {salvage}: {} stopped at write {writes}",
+                    drive.geometry().name
+                );
+                if ended {
+                    break;
+                }
+                stops += 1;
+            }
+        }
+        assert!(stops >= 12 || salvage && stops >= 6, "{stops}");
+    }
+}
+
+#[test]
+fn pages_count_only_where_the_journal_is_whole_from_their_checkpoint_on() {
+    let mut t = turned(1);
+    let gone = t.old[0].clone();
+    t.b.remove(&gone);
+    let removal = *t.b.frames[0].last().unwrap();
+    let late = t.b.put(b"late", 50, 0);
+    for area in 0..2 {
+        t.b.drives[0].flip(t.header(area) + 2000);
+    }
+    let before = images(&t.b.drives);
+    assert_eq!(mend(&t.b, false).payload_bytes, 1 + 70_000 + 50, "the journal is whole");
+    restore(&t.b.drives, &before);
+    t.b.drives[0].flip(t.b.ring(removal.block) + 60);
+    let report = mend(&t.b, false);
+    assert_eq!((report.objects, report.payload_bytes), (1, 50), "what was removed stays so");
+    assert_eq!(late.record.shape.payload_len(), 50);
+}
+
+#[test]
+fn frames_that_the_journal_went_on_without_prove_nothing() {
+    let mut t = turned(1);
+    let last = t.b.frames[0].last().unwrap().sequence;
+    t.lose_checkpoints();
+    let before = images(&t.b.drives);
+    // Of an earlier epoch, where the ring goes on: one beside the last frame, one in front of it.
+    for sequence in [last, last - 1] {
+        restore(&t.b.drives, &before);
+        let ghost = t.b.object(b"ghost", 4000, 0).record;
+        let mut frame = FrameBuilder::default();
+        assert!(frame.push(&Record::Put(ghost)).unwrap());
+        let uuid = t.b.superblocks[0].drive_uuid();
+        let (bytes, _) = frame.finish(sequence, 0, 7, &uuid);
+        t.b.drives[0].put(t.b.ring(t.b.journal[0].1), &bytes);
+        let report = mend(&t.b, false);
+        assert_eq!((report.objects, report.payload_bytes), (1, 70_000), "sequence {sequence}");
+    }
+}
+
+#[test]
+fn what_a_repair_dropped_is_not_proven_by_the_journal_before_it() {
+    let mut t = turned(1);
+    let at = t.b.offset(t.young.record.head) + 5000;
+    t.b.drives[0].flip(at);
+    let data = CheckOptions { data: true, repair: true, ..CheckOptions::default() };
+    assert_eq!(go(&t.b, data).objects, 2);
+    let header = &t.b.drives[0].image()[t.header(0) as usize..][..4096];
+    let uuid = t.b.superblocks[0].drive_uuid();
+    let header = CheckpointHeader::decode(header, &uuid).unwrap();
+    t.b.journal[0] = (header.journal_sequence, header.journal_block, header.journal_previous);
+    t.b.put(b"after", 60, 0);
+    t.b.drives[0].flip(at);
+    t.lose_checkpoints();
+    let report = mend(&t.b, false);
+    assert_eq!((report.objects, report.payload_bytes), (1, 60), "{:#?}", report.findings);
 }
