@@ -334,9 +334,14 @@ fn frames_that_the_journal_went_on_without_prove_nothing() {
     let last = t.b.frames[0].last().unwrap().sequence;
     t.lose_checkpoints();
     let before = images(&t.b.drives);
-    // Of an earlier epoch, where the ring goes on: one beside the last frame, one in front of it.
+    let in_front = t.b.frames[0][t.b.frames[0].len() - 2];
+    // Of an earlier epoch, where the ring goes on: one beside the last frame, one in the place in the
+    // journal of a frame that is damaged.
     for sequence in [last, last - 1] {
         restore(&t.b.drives, &before);
+        if sequence < last {
+            t.b.drives[0].flip(t.b.ring(in_front.block) + 70);
+        }
         let ghost = t.b.object(b"ghost", 4000, 0).record;
         let mut frame = FrameBuilder::default();
         assert!(frame.push(&Record::Put(ghost)).unwrap());
