@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use gcos_layout::media::SlotClass;
 
+use crate::canary::{self, Canary};
 use crate::index::Id;
 
 const FREE: Id = Id::MAX;
@@ -219,6 +220,9 @@ impl Allocator {
     /// [`Allocator::deallocated`].
     pub(crate) fn take_dirty(&mut self, most: usize) -> Vec<u32> {
         let count = most.min(self.dirty.len());
+        if canary::on(Canary::DeallocateRace) {
+            return self.dirty.iter().take(count).copied().collect();
+        }
         self.dirty.drain(..count).collect()
     }
 

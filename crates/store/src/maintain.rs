@@ -95,9 +95,6 @@ impl Pool {
                 return Ok(());
             }
             let chunks = space.alloc.take_dirty(most);
-            if canary::on(Canary::DeallocateRace) {
-                space.alloc.deallocated(&chunks, false);
-            }
             state.deallocating += chunks.len();
             chunks
         };
