@@ -233,6 +233,10 @@ fn advice(report: &Report, args: &FsckArgs) -> String {
         "Next: if a zone-format was interrupted, `gcos zone-format --force` makes a new pool and erases \
          what is there. If not, check that disk.paths names the right drives, and keep copies of them: \
          fsck does not invent superblocks."
+    } else if report.count(FindingCode::SuperblockNoQuorum) > 0 && !args.repair {
+        "Next: if a zone-format was interrupted, `gcos zone-format --force` makes the new pool. If not, \
+         `gcos fsck --repair` goes by the superblock copy that is left; with --dry-run it says first \
+         what it would do."
     } else if report
         .counts
         .keys()
