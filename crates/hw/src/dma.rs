@@ -475,6 +475,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "a mapping of a file")]
     fn adopted_memory_is_mapped_while_in_use_and_never_handed_out_as_bytes() {
         let (table, space) = space();
         let file = tempfile::tempfile().unwrap();

@@ -162,6 +162,7 @@ mod tests {
     use crate::SharedMemory;
 
     #[test]
+    #[cfg_attr(miri, ignore = "loads and fences of the processor")]
     fn every_way_reads_the_same_lines() {
         let memory = SharedMemory::anonymous(4096).unwrap();
         let bytes: Vec<u8> = (0..4096).map(|i| (i * 7 % 253) as u8).collect();

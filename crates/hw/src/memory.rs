@@ -67,13 +67,15 @@ impl SharedMemory {
         let Some(rounded) = len.checked_next_multiple_of(PAGE_BYTES).filter(|&n| n > 0) else {
             return Err(invalid);
         };
+        // Miri knows no other flags, and no advice.
+        let reserve = if cfg!(miri) { 0 } else { libc::MAP_NORESERVE };
         // SAFETY: a fresh private anonymous mapping touches no existing memory.
         let base = unsafe {
             libc::mmap(
                 ptr::null_mut(),
                 rounded,
                 libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | reserve,
                 -1,
                 0,
             )
@@ -82,7 +84,7 @@ impl SharedMemory {
             return Err(HwError::last_os(format!("mmap of {rounded} bytes of anonymous memory")));
         }
         let Some(base) = NonNull::new(base.cast::<u8>()) else { return Err(invalid) };
-        if rounded >= HUGE_PAGE_BYTES {
+        if rounded >= HUGE_PAGE_BYTES && !cfg!(miri) {
             // Fewer faults and address translations. A kernel without huge pages refuses, and the
             // memory works all the same.
             // SAFETY: advice on a mapping that was just made and belongs to nobody else.
@@ -547,6 +549,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "a fence of the processor")]
     fn memory_of_others_is_read_whole_from_any_offset() {
         let below = Arc::new(SharedMemory::anonymous(8 * PAGE_BYTES).unwrap());
         let bytes: Vec<u8> = (0..below.len()).map(|i| (i * 31 % 251) as u8).collect();
@@ -587,6 +590,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "madvise")]
     fn memory_that_a_device_reaches_keeps_its_pages_and_stays_out_of_children() {
         let memory = SharedMemory::anonymous(4 * PAGE_BYTES).unwrap();
         memory.fill(0, memory.len(), 0xab).unwrap();
@@ -607,6 +611,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "madvise")]
     fn discard_zeroes_exactly_the_range() {
         let memory = SharedMemory::anonymous(4 * PAGE_BYTES).unwrap();
         memory.fill(0, memory.len(), 0xab).unwrap();
