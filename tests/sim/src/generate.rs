@@ -20,6 +20,8 @@ enum Mood {
     Data,
     /// Metadata that is lost or wrong; drives that are missing.
     Metadata,
+    /// So many small writes that the journal goes round, with few checkpoints.
+    Long,
 }
 
 /// The plan of a seed.
@@ -27,19 +29,26 @@ enum Mood {
 pub fn plan(seed: u64) -> Plan {
     let mut rng = Rng::with_seed(seed);
     let mood = match rng.u8(0..20) {
-        0..10 => Mood::Power,
+        0 => Mood::Long,
+        1..10 => Mood::Power,
         10..14 => Mood::Commands,
         14..17 => Mood::Data,
         _ => Mood::Metadata,
     };
     let count = *pick(&mut rng, &[1, 1, 1, 2, 2, 3, 4]);
-    let small = rng.u8(0..3) == 0;
+    // Objects so large that drives are full.
+    let crowded = match mood {
+        Mood::Long => false,
+        Mood::Metadata => rng.bool(),
+        _ => rng.u8(0..4) == 0,
+    };
+    let small = crowded || rng.u8(0..3) == 0;
     let drives: Vec<_> = (0..count).map(|_| drive(&mut rng, small)).collect();
     let clients = *pick(&mut rng, &[1, 1, 1, 2, 2, 3, CLIENTS]);
     let rounds = rng.usize(2..=4);
     let small_objects = rng.u8(0..3) > 0;
     let rounds = (0..rounds)
-        .map(|at| Draw { rng: &mut rng, mood, count, clients, small_objects }.round(at))
+        .map(|at| Draw { rng: &mut rng, mood, count, clients, crowded, small_objects }.round(at))
         .collect();
     let chunk = *pick(&mut rng, &[256 << 10, 256 << 10, 512 << 10]);
     Plan { seed, drives, chunk, patience: *pick(&mut rng, &[1, 2, 8]), rounds }
@@ -67,11 +76,15 @@ struct Draw<'a> {
     mood: Mood,
     count: u8,
     clients: u8,
+    crowded: bool,
     small_objects: bool,
 }
 
 impl Draw<'_> {
     fn round(mut self, at: usize) -> Round {
+        if self.mood == Mood::Long {
+            return self.long_round(at);
+        }
         let ops = self.rng.usize(5..=40);
         let clients: Vec<Vec<Op>> = (0..self.clients)
             .map(|client| {
@@ -82,7 +95,7 @@ impl Draw<'_> {
         let first = at == 0;
         let decay = if first { Vec::new() } else { self.decay() };
         let missing = match self.mood {
-            Mood::Metadata if !first && self.count > 1 && self.rng.u8(0..3) == 0 => {
+            Mood::Metadata if !first && self.count > 1 && self.rng.bool() => {
                 1 << self.rng.u8(0..self.count)
             }
             _ => 0,
@@ -96,6 +109,37 @@ impl Draw<'_> {
             faults: self.faults(total),
             end: self.end(total),
             clients,
+        }
+    }
+
+    /// A round that goes round the journal of a drive, with two checkpoints at its beginning.
+    fn long_round(&mut self, at: usize) -> Round {
+        let ops = self.rng.usize(250..400);
+        let mut own: Vec<Op> = (0..ops)
+            .map(|_| match self.rng.u8(0..12) {
+                0 => Op::Remove { key: self.own(0), sync: true },
+                1 => Op::Get { key: self.own(0) },
+                _ => Op::Put {
+                    key: self.own(0),
+                    len: 700,
+                    sync: true,
+                    keep: false,
+                    pin: false,
+                    direct: false,
+                },
+            })
+            .collect();
+        own.insert(5, Op::Checkpoint);
+        own.insert(self.rng.usize(10..100), Op::Checkpoint);
+        let drive = self.rng.u8(0..self.count);
+        Round {
+            decay: if at > 0 { vec![(drive, Decay::OneCheckpoint)] } else { Vec::new() },
+            missing: 0,
+            rotate: 0,
+            cut_open: None,
+            clients: vec![own],
+            faults: Vec::new(),
+            end: End::PowerAtStep(self.rng.u32(2000..8000)),
         }
     }
 
@@ -125,6 +169,14 @@ impl Draw<'_> {
     }
 
     fn len(&mut self) -> u32 {
+        if self.crowded && self.rng.u8(0..4) > 0 {
+            return match self.rng.u8(0..8) {
+                0 => self.rng.u32(2_100_000..2_600_000),
+                1 => 250_000,
+                2 | 3 => *pick(self.rng, &[3_000, 20_000, 60_000]),
+                _ => self.rng.u32(40_000..700_000),
+            };
+        }
         // Objects of one size follow one another in the same place.
         if self.rng.u8(0..3) == 0 {
             return *pick(self.rng, &[700, 3_000, 5_000, 20_000]);
@@ -147,7 +199,7 @@ impl Draw<'_> {
                 len: self.len(),
                 sync,
                 keep: self.rng.u8(0..8) == 0,
-                pin: self.rng.u8(0..12) == 0,
+                pin: self.rng.u8(0..if self.crowded { 4 } else { 12 }) == 0,
                 direct: self.rng.u8(0..3) == 0,
             },
             15..18 => {
@@ -201,7 +253,7 @@ impl Draw<'_> {
         use FaultKind as F;
         let region = self.region();
         match self.mood {
-            Mood::Power => F::Delay(100),
+            Mood::Power | Mood::Long => F::Delay(100),
             Mood::Commands => match self.rng.u8(0..17) {
                 14.. => F::WriteError(Region::Data),
                 0 | 1 => F::LoseCompletion,

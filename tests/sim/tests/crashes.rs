@@ -1,5 +1,7 @@
 //! Crashes at every write and flush of small workloads, and of some long ones.
 
+#![expect(clippy::panic, reason = "a crash that was not survived fails its test")]
+
 use gcos_sim::crash::{Bed, Searched, Step, all_of, drawn, search_all};
 
 /// Searches workloads with two threads; the first crash that was not survived fails the test.
