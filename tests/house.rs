@@ -489,7 +489,7 @@ fn planted_bugs_are_in_no_build_but_the_simulators() {
         package.dependencies.iter().filter(store).any(canary)
             || package.features.values().any(passes_on)
     };
-    let asking: Vec<_> = packages.iter().filter(asks).map(|p| p.name.as_str()).collect();
+    let asking: Vec<_> = packages.iter().filter(asks).map(|p| p.name.to_string()).collect();
     assert_eq!(asking, ["gcos-sim"], "packages that ask for the feature `canary` of gcos-store");
 }
 
