@@ -19,6 +19,8 @@ pub struct LentQueuePair {
     qid: u16,
     entries: u32,
     memory: Option<(DmaSlice, DmaSlice)>,
+    /// The queues are gone, the identifier is still ours.
+    stopped: bool,
 }
 
 impl Controller {
@@ -71,6 +73,7 @@ impl Controller {
             qid,
             entries,
             memory: None,
+            stopped: false,
         };
         let addresses = (sq.iova(), cq.iova());
         // From now on dropping `lent` deletes the queues before the memory goes.
@@ -106,11 +109,25 @@ impl LentQueuePair {
         self.controller.core.device.doorbells(self.qid)
     }
 
-    /// Whether the queues still exist on the controller: it has not been reset since.
+    /// Whether the queues still exist on the controller: it has not been reset since, nor were they stopped.
     #[must_use]
     pub fn is_current(&self) -> bool {
-        self.controller.state() == State::Live
+        !self.stopped
+            && self.controller.state() == State::Live
             && self.controller.epoch.load(Ordering::Acquire) == self.epoch
+    }
+
+    /// Deletes the queues, as [`LentQueuePair::end`] does, but keeps their identifier, and so their doorbells,
+    /// from being lent again until this is gone: for a holder that may still ring them.
+    ///
+    /// # Errors
+    /// As [`LentQueuePair::end`].
+    pub fn stop(&mut self) -> Result<(), NvmeError> {
+        if !self.stopped {
+            self.delete()?;
+            self.stopped = true;
+        }
+        Ok(())
     }
 
     /// Deletes the queues: when this returns `Ok`, the controller touches neither their memory nor that of

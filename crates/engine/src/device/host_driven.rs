@@ -11,6 +11,7 @@ use gcos_hw::relax_spinning;
 use parking_lot::{Condvar, Mutex};
 
 use super::{DeviceEngine, DevicePath, DeviceTicket, DeviceTransfer, Driver};
+use crate::gpu::after;
 use crate::{Engine, IoError, IoErrorKind, Request, Ticket};
 
 /// How long the thread sleeps at most while nothing is asked of it.
@@ -173,7 +174,7 @@ impl DeviceEngine for HostDriven {
         let job = Job {
             before,
             gate: stream.gate().map_err(gpu_failed)?,
-            patience: Instant::now() + deadline,
+            patience: after(Instant::now(), deadline),
             requests: transfers.into_iter().map(|it| Self::request(it, deadline)).collect(),
             shared: Arc::clone(&shared),
             _counted: Counted::new(&self.under_way),
@@ -190,7 +191,7 @@ impl DeviceEngine for HostDriven {
 
     fn shutdown(&self, deadline: Duration) -> Result<(), IoError> {
         *self.jobs.lock() = None;
-        let end = Instant::now() + deadline;
+        let end = after(Instant::now(), deadline);
         let mut count = self.under_way.count.lock();
         while *count > 0 {
             if self.under_way.changed.wait_until(&mut count, end).timed_out() && *count > 0 {

@@ -12,6 +12,7 @@ use super::flight::{Claim, Flight, GpuTicket, Parts};
 use super::lane::Lane;
 use super::plan::{Limits, Plan, bounce_pieces};
 use super::shared::{Holder, Leased, Shared};
+use super::slate::Slate;
 use super::stats::GpuStats;
 use crate::device::{DeviceEngine, DevicePath, DeviceTicket, DeviceTransfer, Driver, HostDriven};
 use crate::host::geometry;
@@ -200,7 +201,7 @@ impl GpuQueueEngine {
         let mut reason = None;
         let mut made = 0;
         for lane in &shared.lanes {
-            match lane.make(&shared.controller, &shared.bell) {
+            match lane.make(&shared.controller, &shared.bell, || true) {
                 Ok(_) => made += 1,
                 Err(error) => reason = Some(error.to_string()),
             }
@@ -284,13 +285,13 @@ impl GpuQueueEngine {
         }
     }
 
-    /// Gives a planned batch to the GPU.
+    /// Gives a planned batch to the GPU. After an error, `lanes` are those that are free again.
     fn launch(
         &self,
         stream: &Stream,
         plan: &mut Plan,
         transfers: Vec<DeviceTransfer>,
-        lanes: &[usize],
+        lanes: &mut Vec<usize>,
         deadline: Duration,
     ) -> Result<Arc<Flight>, IoError> {
         let shared = &self.shared;
@@ -300,8 +301,11 @@ impl GpuQueueEngine {
             shared.lanes.get(lane).map_or(0, Lane::record_address)
         });
         let records: SmallVec<[Share; 4]> = shares.iter().map(|(_, share)| *share).collect();
-        let mut slate =
-            shared.state.lock().slates.take(self.gpu(), records.len(), plan).map_err(gpu_failed)?;
+        let found = shared.state.lock().slates.find(records.len(), plan);
+        let mut slate = match found {
+            Some(slate) => slate,
+            None => Slate::new(self.gpu(), records.len(), plan).map_err(gpu_failed)?,
+        };
         slate.fill(&records, plan).map_err(|error| {
             self.failed(IoErrorKind::Invalid, format!("describing a batch: {error}"))
         })?;
@@ -318,13 +322,13 @@ impl GpuQueueEngine {
         // Whoever revokes the doorbells finds every batch that was launched on the list.
         let _launching = shared.launching.read();
         if shared.is_revoked() {
-            shared.state.lock().slates.give(slate);
+            self.give(slate);
             return Err(self.failed(IoErrorKind::Gone, "the drive was given back"));
         }
         shared.bell.begin();
         if let Err(error) = shared.kernels.launch(stream, KERNEL, shape, &batch) {
             shared.bell.end();
-            shared.state.lock().slates.give(slate);
+            self.give(slate);
             return Err(gpu_failed(error));
         }
         // From here on the kernel may run: nothing of the batch may go before it has ended.
@@ -336,9 +340,16 @@ impl GpuQueueEngine {
         let ended = match stream.record() {
             Ok(ended) => ended,
             Err(error) => {
-                // CUDA has failed as a whole: nobody can tell when the kernel ends.
+                // CUDA has failed as a whole: nobody can tell when the kernel ends. The drive is kept from the
+                // memory, and no other batch gets these lanes.
                 slate.abort();
+                for lane in lanes.drain(..) {
+                    if let Err(error) = shared.stop_lane(lane) {
+                        tracing::error!(drive = shared.name(), %error, "a queue pair goes on");
+                    }
+                }
                 std::mem::forget((slate, held));
+                shared.stats.leaked.add(1);
                 shared.bell.end();
                 return Err(gpu_failed(error));
             }
@@ -348,10 +359,19 @@ impl GpuQueueEngine {
         shared.stats.bytes.add(bytes);
         shared.stats.bounced.add(plan.bounced.len() as u64);
         let copies = bounces.is_some_and(|bounces| bounces.has_reads());
-        let parts = Parts { lanes: shares, claims, lbas, slate, held, ended, copies, deadline };
+        let spoilt = copied.is_err();
+        let parts =
+            Parts { lanes: shares, claims, lbas, slate, held, ended, copies, spoilt, deadline };
         let flight = Flight::new(shared, parts);
         shared.state.lock().flights.push(Arc::clone(&flight));
         Ok(flight)
+    }
+
+    /// Keeps a slate for another batch.
+    fn give(&self, slate: Slate) {
+        // What is not kept ends outside the lock.
+        let dropped = self.shared.state.lock().slates.give(slate);
+        drop(dropped);
     }
 
     /// Gives memory to what must be bounced and copies what is to be written.
@@ -492,11 +512,11 @@ impl DeviceEngine for GpuQueueEngine {
         plan.clear();
         transfers.iter().for_each(|transfer| plan.add(transfer, &shared.limits));
         let want = plan.commands.len().div_ceil(COMMANDS_PER_LANE).min(shared.lanes.len());
-        let Some(lanes) = self.lease(stream, want, deadline)? else {
+        let Some(mut lanes) = self.lease(stream, want, deadline)? else {
             self.demote("no queue pair can be made any more, or the drive was given back");
             return self.by_host(stream, transfers, deadline);
         };
-        let launched = self.launch(stream, &mut plan, transfers, &lanes, deadline);
+        let launched = self.launch(stream, &mut plan, transfers, &mut lanes, deadline);
         shared.state.lock().plans.push(plan);
         match launched {
             Ok(flight) => Ok(Box::new(GpuTicket(flight))),

@@ -1,6 +1,7 @@
 //! A batch on its way: from the launch of its kernel to its results.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use gcos_cuda::{DeviceSlice, Event};
@@ -14,7 +15,7 @@ use super::shared::Shared;
 use super::slate::Slate;
 use crate::device::DeviceTicket;
 use crate::host::kind_of;
-use crate::{IoError, IoErrorKind};
+use crate::{IoError, IoErrorKind, Op};
 
 /// How long a kernel may take to heed the abort flag.
 const HEED: Duration = Duration::from_secs(2);
@@ -22,6 +23,12 @@ const HEED: Duration = Duration::from_secs(2);
 const MARGIN: Duration = Duration::from_millis(200);
 /// How often the GPU is asked whether it works at all.
 const ASK: Duration = Duration::from_millis(2);
+
+/// So long from now; what no clock can say is a year.
+pub(crate) fn after(now: Instant, wait: Duration) -> Instant {
+    let year = Duration::from_secs(365 * 24 * 3600);
+    now.checked_add(wait).unwrap_or(now + year)
+}
 
 pub(super) type Results = Vec<Result<(), IoError>>;
 
@@ -50,6 +57,8 @@ pub(super) struct Flight {
     /// Whether results wait for `ended`: bounced data is copied behind the kernel.
     copies: bool,
     give_up: Instant,
+    /// The kernel has ended: whoever has the state locked gives the results.
+    ending: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -61,6 +70,8 @@ struct State {
     /// Since when, and why, the kernel has been told to give up.
     aborted: Option<(Instant, Reason)>,
     next_ask: Instant,
+    /// What was read may not be where it belongs, whatever the drive says.
+    spoilt: bool,
     results: Option<Results>,
     /// Whether the results are there, or were.
     concluded: bool,
@@ -109,6 +120,7 @@ pub(super) struct Parts {
     pub(super) held: Vec<DeviceSlice>,
     pub(super) ended: Event,
     pub(super) copies: bool,
+    pub(super) spoilt: bool,
     pub(super) deadline: Duration,
 }
 
@@ -122,12 +134,14 @@ impl Flight {
             lbas: parts.lbas,
             ended: parts.ended,
             copies: parts.copies,
-            give_up: now + 2 * parts.deadline + MARGIN,
+            give_up: after(now, parts.deadline.saturating_mul(2).saturating_add(MARGIN)),
+            ending: AtomicBool::new(false),
             state: Mutex::new(State {
                 slate: Some(parts.slate),
                 held: parts.held,
                 aborted: None,
                 next_ask: now + ASK,
+                spoilt: parts.spoilt,
                 results: None,
                 concluded: false,
             }),
@@ -147,10 +161,12 @@ impl Flight {
         self.state.lock().concluded
     }
 
-    /// Tells the kernel to give up, and says whether it has ended, as seen now. Whoever has the batch
-    /// locked for longer than `patience` does so because the kernel has ended.
+    /// Tells the kernel to give up, and says whether it has ended, as seen now. Waits for `patience` at most
+    /// where somebody else sees to the batch.
     pub(super) fn abort(&self, reason: Reason, patience: Duration) -> bool {
-        let Some(mut state) = self.state.try_lock_for(patience) else { return true };
+        let Some(mut state) = self.state.try_lock_for(patience) else {
+            return self.ending.load(Ordering::Acquire);
+        };
         Self::abort_locked(&mut state, reason);
         state.slate.as_ref().is_none_or(Slate::is_done)
     }
@@ -166,9 +182,21 @@ impl Flight {
 
     fn look(&self, state: &mut State) -> bool {
         let Some(slate) = &state.slate else { return true };
-        if slate.is_done() && (!self.copies || self.ended.query().unwrap_or(true)) {
-            self.conclude(state);
-            return true;
+        if slate.is_done() {
+            match self.copies.then(|| self.ended.query()) {
+                None | Some(Ok(true)) => {
+                    self.conclude(state);
+                    return true;
+                }
+                // Its copies are under way.
+                Some(Ok(false)) => {}
+                Some(Err(error)) => {
+                    tracing::error!(drive = self.shared.name(), %error, "the GPU failed under a batch");
+                    state.spoilt = true;
+                    self.conclude(state);
+                    return true;
+                }
+            }
         }
         let now = Instant::now();
         if now >= state.next_ask {
@@ -179,7 +207,9 @@ impl Flight {
             && !state.concluded
             && now > since + HEED
         {
-            // The stream has not come to it, or the GPU hangs. It stays on the list, with all that it has.
+            // The stream has not come to it, or the GPU hangs. It stays on the list, with all that it has; but
+            // who gets the results must know that the drive reaches the memory no more.
+            self.keep_drive_off(state);
             tracing::error!(
                 drive = self.shared.name(),
                 commands = self.lbas.len(),
@@ -193,6 +223,31 @@ impl Flight {
         false
     }
 
+    /// Deletes the queue pairs under a kernel that may hang. One behind another batch has not begun, and
+    /// finds that it is not wanted.
+    fn keep_drive_off(&self, state: &State) {
+        let done = state.slate.as_ref().is_none_or(Slate::is_done);
+        if done || self.shared.is_behind_another(self) {
+            return;
+        }
+        for &(lane, _) in &self.lanes {
+            if let Err(error) = self.shared.stop_lane(lane) {
+                tracing::error!(drive = self.shared.name(), %error, "memory of a batch is leaked");
+            }
+        }
+    }
+
+    /// Whether it uses a lane of the other, and its kernel has not ended.
+    pub(super) fn is_before(&self, other: &Self) -> bool {
+        let uses = |&(lane, _): &(usize, Share)| other.lanes.iter().any(|&(its, _)| its == lane);
+        if !self.lanes.iter().any(uses) || self.ending.load(Ordering::Acquire) {
+            return false;
+        }
+        // A look at it is short, unless its kernel has ended.
+        let state = self.state.try_lock_for(ASK * 10);
+        state.is_some_and(|state| state.slate.as_ref().is_some_and(|slate| !slate.is_done()))
+    }
+
     /// What need not be looked at each time.
     fn ask(&self, state: &mut State, now: Instant) {
         match self.ended.query() {
@@ -204,6 +259,7 @@ impl Flight {
                     tracing::error!(drive = self.shared.name(), %error, "the GPU failed under a batch");
                 }
                 // No kernel runs any more. What its status words do not say, nobody will.
+                state.spoilt = true;
                 Self::abort_locked(state, Reason::GpuFailed);
                 self.conclude(state);
                 return;
@@ -221,12 +277,15 @@ impl Flight {
     /// The kernel has ended: recovers queue pairs that are broken, then gives the results and the memory.
     fn conclude(&self, state: &mut State) {
         let Some(slate) = state.slate.take() else { return };
+        self.ending.store(true, Ordering::Release);
         let mut stuck = false;
         for &(lane, ref share) in &self.lanes {
             let mut commands = share.first as usize..(share.first + share.count) as usize;
             let open = |command| {
                 let kind = slate.outcome(command).map(|(kind, _)| kind);
-                !matches!(kind, Some(outcome::COMPLETED | outcome::BAD_COMMAND))
+                // What was never started leaves the pair as it was, which the batch behind may be using.
+                let ended = [outcome::COMPLETED, outcome::BAD_COMMAND, outcome::NOT_STARTED];
+                !kind.is_some_and(|kind| ended.contains(&kind))
             };
             let broken = commands.any(open) || self.shared.is_lane_broken(lane);
             if broken && let Err(error) = self.shared.delete_lane(lane) {
@@ -241,20 +300,25 @@ impl Flight {
         }
         if !state.concluded {
             let reason = state.aborted.map(|(_, reason)| reason);
-            state.results = Some(self.results(&slate, reason));
+            state.results = Some(self.results(&slate, reason, state.spoilt));
             state.concluded = true;
         }
         self.shared.release(self, slate);
     }
 
-    fn results(&self, slate: &Slate, reason: Option<Reason>) -> Results {
+    fn results(&self, slate: &Slate, reason: Option<Reason>, spoilt: bool) -> Results {
         let mut command = 0;
         let mut results = Vec::with_capacity(self.claims.len());
         for claim in &self.claims {
             let mut commands = command..command + claim.commands;
             command = commands.end;
             let failed = commands.find_map(|index| self.failure(claim, index, slate, reason));
-            results.push(failed.map_or(Ok(()), Err));
+            let lost = || {
+                let detail = "what was read may not have been copied to its place: the GPU failed";
+                let is = spoilt && self.copies && claim.op == Op::Read.name();
+                is.then(|| self.shared.error(claim, IoErrorKind::Device, detail, None))
+            };
+            results.push(failed.or_else(lost).map_or(Ok(()), Err));
         }
         results
     }

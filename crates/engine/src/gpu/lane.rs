@@ -26,6 +26,8 @@ pub(super) enum LaneError {
     Doorbells { qid: u16 },
     #[error("the controller could not be stopped: it may still reach the queue pair's memory")]
     Stuck,
+    #[error("a batch that is in flight uses the queue pair")]
+    InUse,
 }
 
 /// Where things are in a lane's memory.
@@ -120,11 +122,13 @@ impl Lane {
         self.pair.try_lock().is_some_and(|pair| !pair.is_current())
     }
 
-    /// Makes the pair anew, unless it can be used: whether it was made. No kernel may be using the lane.
+    /// Makes the pair anew, unless it can be used: whether it was made. No kernel may be using the lane then:
+    /// `alone` says that none does, nor will by [`Lane::is_ready`], which says no meanwhile.
     pub(super) fn make(
         &self,
         controller: &Arc<Controller>,
         bell: &Bell,
+        alone: impl FnOnce() -> bool,
     ) -> Result<bool, LaneError> {
         let mut pair = self.pair.lock();
         if pair.stuck {
@@ -132,6 +136,9 @@ impl Lane {
         }
         if pair.is_usable() {
             return Ok(false);
+        }
+        if !alone() {
+            return Err(LaneError::InUse);
         }
         self.end(&mut pair, bell)?;
         let memory = self.memory.dma();
@@ -181,10 +188,28 @@ impl Lane {
         self.memory.dma().load_u32(self.broken_at(), Ordering::Acquire) != Ok(0)
     }
 
-    /// Deletes the pair: when this returns `Ok` the controller reaches no memory through it any more.
-    /// Kernels that are still to come find it broken in the GPU's record, or are told to give up.
+    /// Deletes the pair: when this returns `Ok` the controller reaches no memory through it any more. No
+    /// kernel is running on it. Those that are still to come find it broken in the GPU's record, or are told
+    /// to give up.
     pub(super) fn delete(&self, bell: &Bell) -> Result<(), LaneError> {
         let mut pair = self.pair.lock();
+        self.mark_broken(&mut pair)?;
+        self.end(&mut pair, bell)
+    }
+
+    /// As [`Lane::delete`], but a kernel may be running on it that does not heed anything: its doorbells are
+    /// given to no other pair before it has ended.
+    pub(super) fn stop(&self, bell: &Bell) -> Result<(), LaneError> {
+        let mut pair = self.pair.lock();
+        self.mark_broken(&mut pair)?;
+        bell.detach(self.index);
+        if let Some(lent) = &mut pair.lent {
+            lent.stop()?;
+        }
+        Ok(())
+    }
+
+    fn mark_broken(&self, pair: &mut Pair) -> Result<(), LaneError> {
         if pair.stuck {
             return Err(LaneError::Stuck);
         }
@@ -192,7 +217,7 @@ impl Lane {
         // The kernel has said so itself where one has; kernels that are still to come must not ring.
         self.memory.dma().store_u32(self.broken_at(), outcome::ABORTED, Ordering::Release)?;
         order_stores();
-        self.end(&mut pair, bell)
+        Ok(())
     }
 
     fn end(&self, pair: &mut Pair, bell: &Bell) -> Result<(), LaneError> {
@@ -203,5 +228,92 @@ impl Lane {
             pair.stuck = false;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Weak;
+
+    use gcos_cuda::{Gpu, MemoryOptions};
+    use gcos_emulator::{AddressSpace, Config, Emulator, Medium, Namespace};
+    use gcos_nvme::Options;
+
+    use super::*;
+    use crate::DoorbellChoice;
+    use crate::gpu::shared::Holder;
+
+    struct Rig {
+        lane: Lane,
+        bell: Bell,
+        memory: Arc<DeviceMemory>,
+        controller: Arc<Controller>,
+        _emulator: Arc<Emulator>,
+    }
+
+    fn rig() -> Rig {
+        let space = AddressSpace::new().unwrap();
+        let config = Config {
+            namespaces: vec![Namespace { lba_bytes: 512, bytes: 1 << 20 }],
+            space: Some(space.clone()),
+            ..Config::new(Medium::ram(1 << 20).unwrap())
+        };
+        let emulator = Emulator::new(config).unwrap();
+        let options = Options { lent_queue_pairs: 1, ..Options::default() };
+        let controller = Controller::open(emulator.function(), options).unwrap();
+        let gpu = Gpu::played();
+        let options = MemoryOptions { window_bytes: 2 << 20, ..MemoryOptions::default() };
+        let memory = DeviceMemory::new(&gpu, &space.dma, options).unwrap();
+        let lane = Lane::new(0, &memory, 8, 1, Limits::new(512, 4096, false)).unwrap();
+        let holder: Weak<Holder> = Weak::new();
+        let bell =
+            Bell::open(&gpu, controller.function(), holder, 1, DoorbellChoice::Forwarded).unwrap();
+        Rig { lane, bell: bell.0, memory, controller, _emulator: emulator }
+    }
+
+    #[test]
+    fn a_pair_that_a_batch_in_flight_uses_is_not_made_anew_under_it() {
+        let Rig { lane, bell, controller, _emulator, .. } = rig();
+        assert!(lane.make(&controller, &bell, || true).unwrap());
+        let record = || {
+            let mut bytes = vec![0; QueuePair::BYTES];
+            lane.memory.dma().read(lane.layout.record, &mut bytes).unwrap();
+            bytes
+        };
+        assert!(!lane.make(&controller, &bell, || panic!("it need not be made")).unwrap());
+        // As the kernel of the batch leaves it.
+        let tail = lane.layout.record + std::mem::offset_of!(QueuePair, sq_tail);
+        lane.memory.dma().store_u32(tail, 5, Ordering::Release).unwrap();
+        let before = record();
+        controller.reset().unwrap();
+        assert!(lane.is_lost() && !lane.is_ready());
+        // While the question is asked nobody takes the lane for ready.
+        let refused = lane.make(&controller, &bell, || {
+            assert!(!lane.is_ready());
+            false
+        });
+        assert!(matches!(refused, Err(LaneError::InUse)), "{refused:?}");
+        assert!(record() == before, "not a byte of its record has changed");
+        assert!(lane.make(&controller, &bell, || true).unwrap());
+        assert!(record() != before && lane.is_ready());
+    }
+
+    #[test]
+    fn a_pair_that_was_stopped_is_gone_and_keeps_its_doorbells_to_the_end() {
+        let Rig { lane, bell, memory, controller, _emulator } = rig();
+        assert!(lane.make(&controller, &bell, || true).unwrap());
+        lane.stop(&bell).unwrap();
+        lane.stop(&bell).unwrap();
+        assert!(lane.is_lost() && lane.is_broken_on_gpu());
+        let queues = memory.alloc(2 * PAGE, PAGE).unwrap();
+        let lend = || {
+            let (sq, cq) = (queues.dma().slice(0, PAGE), queues.dma().slice(PAGE, PAGE));
+            controller.lend_queue_pair(sq.unwrap(), cq.unwrap(), 8)
+        };
+        assert!(lend().is_err(), "the identifier is not lent again while a kernel may ring it");
+        lane.delete(&bell).unwrap();
+        // The controller takes the identifier as one that is free.
+        lend().unwrap().end().unwrap();
+        assert!(lane.make(&controller, &bell, || true).unwrap());
     }
 }

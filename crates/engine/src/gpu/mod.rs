@@ -12,4 +12,5 @@ mod stats;
 
 pub use bell::DoorbellChoice;
 pub use engine::{GpuEngineError, GpuQueueEngine, GpuQueueOptions, QueuePlace};
+pub(crate) use flight::after;
 pub use stats::GpuStats;

@@ -162,6 +162,16 @@ impl Shared {
         self.lanes.get(lane).map_or(Ok(()), |lane| lane.delete(&self.bell))
     }
 
+    /// The same, under a kernel that may be running.
+    pub(super) fn stop_lane(&self, lane: usize) -> Result<(), LaneError> {
+        self.lanes.get(lane).map_or(Ok(()), |lane| lane.stop(&self.bell))
+    }
+
+    /// Whether no batch but the one that is about to be launched has the lane.
+    fn is_alone(&self, lane: usize) -> bool {
+        self.state.lock().leases.get(lane).is_some_and(|lease| lease.users == 1)
+    }
+
     /// Goes on with batches in flight, whoever waits for them.
     pub(super) fn reap(&self) {
         let flights = self.state.lock().flights.clone();
@@ -173,14 +183,22 @@ impl Shared {
     /// A batch has ended: what it has taken is free.
     pub(super) fn release(&self, flight: &Flight, slate: Slate) {
         let mut state = self.state.lock();
-        state.slates.give(slate);
+        let slate = state.slates.give(slate);
         state.flights.retain(|other| !std::ptr::eq(Arc::as_ptr(other), flight));
         let lanes = flight.lanes.iter().map(|(lane, _)| *lane);
         let ended = Self::give_back(&mut state, lanes);
         drop(state);
-        // Streams end outside the lock.
-        drop(ended);
+        // Streams and memory end outside the lock: that may take the driver long.
+        drop((ended, slate));
         self.bell.end();
+    }
+
+    /// Whether a batch that was launched before, on one of the same lanes, has not ended: then this one, which
+    /// is behind it in its stream, has not begun.
+    pub(super) fn is_behind_another(&self, flight: &Flight) -> bool {
+        let flights = self.state.lock().flights.clone();
+        let before = flights.iter().take_while(|other| !std::ptr::eq(Arc::as_ptr(other), flight));
+        before.into_iter().any(|other| other.is_before(flight))
     }
 
     /// Lanes go back: the streams that have none any more.
@@ -224,7 +242,8 @@ impl Shared {
                         && fits(lease)
                         && !chosen.contains(&index)
                     {
-                        // A lane of the stream whose pair broke is of use again when it has no user.
+                        // A lane of the stream whose pair broke is of use again when it has no user. While
+                        // its pair is made it is not ready.
                         let ready = self.lanes.get(index).is_some_and(Lane::is_ready);
                         if lease.users > 0 && !ready {
                             continue;
@@ -256,7 +275,9 @@ impl Shared {
     /// Sees to it that a lane that was leased has a queue pair: whether it has.
     fn make(&self, index: usize) -> bool {
         let Some(lane) = self.lanes.get(index) else { return false };
-        let made = lane.make(&self.controller, &self.bell);
+        // A batch in flight on it, of the same stream, has to go by itself first. See `lease` for why nobody
+        // can join after the question.
+        let made = lane.make(&self.controller, &self.bell, || self.is_alone(index));
         let mut state = self.state.lock();
         let Some(lease) = state.leases.get_mut(index) else { return false };
         match made {
@@ -265,6 +286,7 @@ impl Shared {
                 lease.failures = 0;
                 true
             }
+            Err(LaneError::InUse) => false,
             Err(error) => {
                 let gone =
                     matches!(&error, LaneError::Nvme(NvmeError::Gone { .. }) | LaneError::Stuck);

@@ -68,33 +68,35 @@ impl Layout {
 pub(super) struct Slates(Vec<Slate>);
 
 impl Slates {
-    /// A slate with room for the plan in so many shares.
-    pub(super) fn take(
-        &mut self,
-        gpu: &Arc<Gpu>,
-        shares: usize,
-        plan: &Plan,
-    ) -> Result<Slate, GpuError> {
+    /// A slate with room for the plan in so many shares, if there is one.
+    pub(super) fn find(&mut self, shares: usize, plan: &Plan) -> Option<Slate> {
         let layout = Layout::new(shares, plan);
         // The smallest that fits.
         let fits = |slate: &(usize, &Slate)| slate.1.memory.len() >= layout.end;
-        let found =
-            self.0.iter().enumerate().filter(fits).min_by_key(|(_, slate)| slate.memory.len());
-        if let Some((index, _)) = found {
-            return Ok(Slate { layout, ..self.0.swap_remove(index) });
-        }
-        let len = layout.end.max(LEAST_BYTES).next_power_of_two();
-        Ok(Slate { memory: Pinned::new(gpu, len)?, layout, bytes: Vec::new() })
+        let (index, _) =
+            self.0.iter().enumerate().filter(fits).min_by_key(|(_, slate)| slate.memory.len())?;
+        Some(Slate { layout, ..self.0.swap_remove(index) })
     }
 
-    pub(super) fn give(&mut self, slate: Slate) {
-        if self.0.len() < MOST_KEPT && slate.memory.len() <= MOST_KEPT_BYTES {
-            self.0.push(slate);
+    /// Keeps a slate. One that is not kept comes back, to be dropped where nobody waits for that.
+    #[must_use]
+    pub(super) fn give(&mut self, slate: Slate) -> Option<Slate> {
+        if self.0.len() >= MOST_KEPT || slate.memory.len() > MOST_KEPT_BYTES {
+            return Some(slate);
         }
+        self.0.push(slate);
+        None
     }
 }
 
 impl Slate {
+    /// A new slate with room for the plan in so many shares. The driver may wait for kernels meanwhile.
+    pub(super) fn new(gpu: &Arc<Gpu>, shares: usize, plan: &Plan) -> Result<Self, GpuError> {
+        let layout = Layout::new(shares, plan);
+        let len = layout.end.max(LEAST_BYTES).next_power_of_two();
+        Ok(Self { memory: Pinned::new(gpu, len)?, layout, bytes: Vec::new() })
+    }
+
     /// Writes the records, and forgets what an earlier batch has left.
     pub(super) fn fill(&mut self, shares: &[Share], plan: &Plan) -> Result<(), OutOfBounds> {
         let memory = self.memory.memory();
@@ -159,6 +161,10 @@ impl Slate {
 mod tests {
     use super::*;
 
+    fn take(slates: &mut Slates, gpu: &Arc<Gpu>, plan: &Plan) -> Slate {
+        slates.find(1, plan).unwrap_or_else(|| Slate::new(gpu, 1, plan).unwrap())
+    }
+
     #[test]
     fn a_slate_is_found_again_and_has_forgotten_the_batch_before() {
         let gpu = Gpu::played();
@@ -169,7 +175,7 @@ mod tests {
             ..Plan::default()
         };
         let shares = [Share { queue_pair: 1, first: 0, count: 300 }];
-        let mut slate = slates.take(&gpu, 1, &plan).unwrap();
+        let mut slate = take(&mut slates, &gpu, &plan);
         slate.fill(&shares, &plan).unwrap();
         let batch = slate.batch(5);
         assert_eq!((batch.share_count, batch.command_count, batch.segment_count), (1, 300, 5));
@@ -184,13 +190,13 @@ mod tests {
         assert!(slate.is_done());
         assert_eq!(slate.outcome(299), Some((outcome::TIMED_OUT, 0x281)));
         assert_eq!((slate.outcome(298), slate.outcome(300_000)), (None, None));
-        slates.give(slate);
-        let mut again = slates.take(&gpu, 1, &plan).unwrap();
+        assert!(slates.give(slate).is_none());
+        let mut again = take(&mut slates, &gpu, &plan);
         assert_eq!(again.memory.device_address(), base, "reused");
         again.fill(&shares, &plan).unwrap();
         assert!(!again.is_done() && again.outcome(299).is_none());
         assert_eq!(memory.load_u32((batch.abort - base) as usize, Ordering::Acquire), Ok(0));
         plan.commands.resize(10_000, Command::default());
-        assert_ne!(slates.take(&gpu, 1, &plan).unwrap().memory.device_address(), base, "too small");
+        assert_ne!(take(&mut slates, &gpu, &plan).memory.device_address(), base, "too small");
     }
 }

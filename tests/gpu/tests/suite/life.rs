@@ -191,6 +191,71 @@ pub(crate) fn a_stream_that_never_comes_ends_the_batch_and_keeps_its_memory(gpu:
     assert_eq!(rig.emulator.counts().reads, rig.engine.stats().batches - 1, "it never read");
 }
 
+pub(crate) fn a_batch_that_never_began_leaves_the_pair_to_those_behind_it(gpu: &Arc<Gpu>) {
+    let rig = Rig::new(gpu, Choice { pairs: 1, ..Choice::default() });
+    let late = Action::Delay(Duration::from_millis(300));
+    rig.emulator.faults().add(Rule::io(late).opcode(2).times(1));
+    let stream = rig.stream();
+    let gate = stream.gate().unwrap();
+    let read = || vec![DeviceTransfer::read(0, rig.alloc(4096))];
+    let mut short = rig.engine.start(&stream, read(), Duration::from_millis(50)).unwrap();
+    let behind = rig.engine.start(&stream, read(), LONG).unwrap();
+    // Long enough that the first is told to give up, not so long that nobody waits for it any more.
+    let end = Instant::now() + Duration::from_millis(1000);
+    while Instant::now() < end {
+        assert!(short.poll().is_none());
+        std::thread::yield_now();
+    }
+    gate.open();
+    let results = short.wait();
+    assert_eq!(results[0].as_ref().unwrap_err().kind, IoErrorKind::Timeout);
+    all_good(&behind.wait());
+    assert_eq!(rig.engine.stats().pairs_deleted, 0);
+    assert_eq!(rig.emulator.counts().reads, 1);
+}
+
+pub(crate) fn a_batch_that_is_overdue_behind_another_does_not_stop_that(gpu: &Arc<Gpu>) {
+    let rig = Rig::new(gpu, Choice { pairs: 1, ..Choice::default() });
+    let late = Action::Delay(Duration::from_secs(4));
+    rig.emulator.faults().add(Rule::io(late).opcode(2).times(1));
+    let stream = rig.stream();
+    let read = || vec![DeviceTransfer::read(0, rig.alloc(4096))];
+    let slow = rig.engine.start(&stream, read(), LONG).unwrap();
+    let behind = rig.engine.start(&stream, read(), Duration::from_millis(50)).unwrap();
+    assert_eq!(behind.wait()[0].as_ref().unwrap_err().kind, IoErrorKind::Timeout);
+    assert_eq!(rig.engine.stats().overdue, 1);
+    all_good(&slow.wait());
+    assert_eq!(rig.emulator.counts().reads, 1);
+}
+
+pub(crate) fn an_overdue_batch_has_no_queue_pair_any_more(gpu: &Arc<Gpu>) {
+    let rig = Rig::new(gpu, Choice { pairs: 1, ..Choice::default() });
+    let stream = rig.stream();
+    let gate = stream.gate().unwrap();
+    let read = || vec![DeviceTransfer::read(0, rig.alloc(4096))];
+    let ticket = rig.engine.start(&stream, read(), Duration::from_millis(50)).unwrap();
+    assert_eq!(ticket.wait()[0].as_ref().unwrap_err().kind, IoErrorKind::Timeout);
+    assert_eq!((rig.engine.stats().overdue, rig.engine.stats().pairs_deleted), (1, 0));
+    // Its doorbells are not lent to anybody as long as its kernel may come.
+    let other = rig.stream();
+    let taken = rig.engine.start(&other, read(), Duration::from_millis(100)).unwrap_err();
+    assert_eq!(taken.kind, IoErrorKind::Timeout);
+    gate.open();
+    all_good(&rig.engine.start(&other, read(), LONG).unwrap().wait());
+    assert_eq!((rig.engine.stats().pairs_made, rig.engine.stats().pairs_deleted), (2, 1));
+}
+
+pub(crate) fn a_deadline_that_no_clock_can_say_is_none(gpu: &Arc<Gpu>) {
+    let rig = Rig::new(gpu, Choice::default());
+    let driven = rig.host_driven();
+    for engine in [&*rig.engine as &dyn DeviceEngine, &driven] {
+        let read = vec![DeviceTransfer::read(0, rig.alloc(4096))];
+        all_good(&engine.start(&rig.stream(), read, Duration::MAX).unwrap().wait());
+    }
+    driven.shutdown(Duration::MAX).unwrap();
+    rig.engine.shutdown(Duration::MAX).unwrap();
+}
+
 pub(crate) fn a_ticket_that_is_dropped_leaves_nothing_behind(gpu: &Arc<Gpu>) {
     let rig = Rig::new(gpu, Choice { pairs: 1, ..Choice::default() });
     let used = rig.memory.stats().allocations;

@@ -52,7 +52,11 @@ macro_rules! whole_suite {
                 an_engine_that_is_shut_down_takes_nothing_more,
                 a_drive_that_is_given_back_has_its_doorbells_let_go,
                 a_stream_that_never_comes_ends_the_batch_and_keeps_its_memory,
-                a_ticket_that_is_dropped_leaves_nothing_behind;
+                a_ticket_that_is_dropped_leaves_nothing_behind,
+                a_batch_that_never_began_leaves_the_pair_to_those_behind_it,
+                a_batch_that_is_overdue_behind_another_does_not_stop_that,
+                an_overdue_batch_has_no_queue_pair_any_more,
+                a_deadline_that_no_clock_can_say_is_none;
             kills:
                 a_process_that_is_killed_leaves_gpu_and_drive_fit_for_use;
             host_driven:
