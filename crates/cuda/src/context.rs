@@ -47,11 +47,11 @@ impl Context {
         // SAFETY: the pointer is to a live value.
         unsafe { sys::cuCtxGetCurrent(&mut before) }.result()?;
         if before == self.handle {
-            return f().result();
+            return uncaptured(f).result();
         }
         // SAFETY: the context is retained.
         unsafe { sys::cuCtxSetCurrent(self.handle) }.result()?;
-        let result = f().result();
+        let result = uncaptured(f).result();
         // SAFETY: it was current before, or is none.
         let restored = unsafe { sys::cuCtxSetCurrent(before) }.result();
         if let Err(error) = restored {
@@ -59,6 +59,24 @@ impl Context {
         }
         result
     }
+}
+
+/// Does a call of the driver whoever captures a graph meanwhile. Usually a capture forbids other threads much,
+/// such as asking for an event: the call would fail and say nothing of the event, and the capture would be void.
+/// That is to protect captures from work that they miss; none of ours belongs to one.
+fn uncaptured(f: impl FnOnce() -> sys::CUresult) -> sys::CUresult {
+    let mut mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
+    // SAFETY: the pointer is to a live value; it concerns this thread alone.
+    let relaxed = unsafe { sys::cuThreadExchangeStreamCaptureMode(&mut mode) };
+    let result = f();
+    if relaxed == sys::CUresult::CUDA_SUCCESS {
+        // SAFETY: as above; the mode is the one that was there.
+        let restored = unsafe { sys::cuThreadExchangeStreamCaptureMode(&mut mode) };
+        if restored != sys::CUresult::CUDA_SUCCESS {
+            tracing::debug!(?restored, "the mode of capture is not what it was");
+        }
+    }
+    result
 }
 
 impl Drop for Context {

@@ -320,7 +320,7 @@ impl Gpu {
     ) -> Result<bool, GpuError> {
         let mut pending = false;
         self.call(call, || match f() {
-            sys::CUresult::CUDA_ERROR_NOT_READY => {
+            answer if is_open(answer) => {
                 pending = true;
                 sys::CUresult::CUDA_SUCCESS
             }
@@ -328,6 +328,25 @@ impl Gpu {
         })?;
         Ok(!pending)
     }
+}
+
+/// Whether an answer leaves open if work has ended: it has not, or a graph is being captured and the driver does
+/// not say. Work is under way all the same then, and what it uses must stay.
+fn is_open(answer: sys::CUresult) -> bool {
+    use sys::CUresult as Answer;
+    matches!(
+        answer,
+        Answer::CUDA_ERROR_NOT_READY
+            | Answer::CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED
+            | Answer::CUDA_ERROR_STREAM_CAPTURE_INVALIDATED
+            | Answer::CUDA_ERROR_STREAM_CAPTURE_MERGE
+            | Answer::CUDA_ERROR_STREAM_CAPTURE_UNMATCHED
+            | Answer::CUDA_ERROR_STREAM_CAPTURE_UNJOINED
+            | Answer::CUDA_ERROR_STREAM_CAPTURE_ISOLATION
+            | Answer::CUDA_ERROR_STREAM_CAPTURE_IMPLICIT
+            | Answer::CUDA_ERROR_CAPTURED_EVENT
+            | Answer::CUDA_ERROR_STREAM_CAPTURE_WRONG_THREAD
+    )
 }
 
 impl GpuError {
@@ -339,6 +358,21 @@ impl GpuError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_capture_that_forbids_the_question_is_no_end_of_the_work() {
+        use sys::CUresult as Answer;
+        for open in [
+            Answer::CUDA_ERROR_NOT_READY,
+            Answer::CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED,
+            Answer::CUDA_ERROR_CAPTURED_EVENT,
+        ] {
+            assert!(is_open(open), "{open:?}");
+        }
+        for ended in [Answer::CUDA_SUCCESS, Answer::CUDA_ERROR_ILLEGAL_ADDRESS] {
+            assert!(!is_open(ended), "{ended:?}");
+        }
+    }
 
     #[test]
     fn a_gpu_that_is_not_there_is_an_error_with_a_cure() {

@@ -200,6 +200,7 @@ impl Stream {
     /// # Errors
     /// [`GpuError::Cuda`].
     pub fn record(&self) -> Result<Event, GpuError> {
+        self.not_captured()?;
         match &self.inner.kind {
             StreamKind::Cuda(stream) => Event::record(self.gpu(), stream.handle),
             #[cfg(feature = "played")]
@@ -262,6 +263,7 @@ impl Stream {
     /// # Errors
     /// [`GpuError::Invalid`] when lengths or GPUs differ, [`GpuError::Cuda`].
     pub fn copy<F: GpuRange, T: GpuRange>(&self, from: &F, to: &T) -> Result<(), GpuError> {
+        self.not_captured()?;
         self.mine(from)?;
         self.mine(to)?;
         if from.len() != to.len() {
@@ -301,6 +303,7 @@ impl Stream {
     /// # Errors
     /// [`GpuError::Invalid`] for memory of another GPU, [`GpuError::Cuda`].
     pub fn fill<T: GpuRange>(&self, to: &T, byte: u8) -> Result<(), GpuError> {
+        self.not_captured()?;
         self.mine(to)?;
         if to.is_empty() {
             return Ok(());
@@ -365,6 +368,7 @@ impl Stream {
     /// # Errors
     /// [`GpuError::Cuda`]; the function is then not called.
     pub fn host(&self, f: Box<dyn FnOnce() + Send>) -> Result<(), GpuError> {
+        self.not_captured()?;
         match &self.inner.kind {
             StreamKind::Cuda(stream) => {
                 let data: *mut Box<dyn FnOnce() + Send> = Box::into_raw(Box::new(f));
@@ -395,6 +399,7 @@ impl Stream {
     /// # Errors
     /// [`GpuError`] when the word to watch cannot be had, or the stream cannot watch it.
     pub fn gate(&self) -> Result<Gate, GpuError> {
+        self.not_captured()?;
         let gates = {
             let mut gates = self.inner.gates.lock();
             match &*gates {
@@ -420,6 +425,28 @@ impl Stream {
             }),
         }
         Ok(gate)
+    }
+
+    /// Refuses a stream that is being captured into a graph: its work would not be done now, and again and again
+    /// later, with memory that is somebody else's by then. Streams of our own take no part in captures.
+    pub(crate) fn not_captured(&self) -> Result<(), GpuError> {
+        let StreamKind::Cuda(CudaStream { handle, owned: false }) = &self.inner.kind else {
+            return Ok(());
+        };
+        let mut status = sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE;
+        self.gpu().call("cuStreamIsCapturing", || {
+            // SAFETY: the handle is live, the pointer is to a live value.
+            unsafe { sys::cuStreamIsCapturing(*handle, &mut status) }
+        })?;
+        if status == sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE {
+            return Ok(());
+        }
+        Err(GpuError::Invalid {
+            ordinal: self.gpu().ordinal(),
+            what: "stream",
+            expected: "one that is not being captured into a graph",
+            got: self.raw(),
+        })
     }
 
     /// Whether memory is of this stream's GPU.

@@ -110,6 +110,7 @@ impl CudaKernels {
         mut params: Vec<u64>,
     ) -> Result<(), GpuError> {
         let function = self.function(gpu, name)?;
+        stream.not_captured()?;
         let Some(stream) = stream.cuda() else {
             return Err(GpuError::Invalid {
                 ordinal: gpu.ordinal(),
