@@ -37,7 +37,7 @@ const EDGES: &[Edges] = &[
     Edges {
         from: "gcos-store",
         normal: &["gcos-engine", "gcos-hw", "gcos-layout"],
-        dev: &["gcos-emulator", "gcos-nvme"],
+        dev: &["gcos-cuda", "gcos-emulator", "gcos-nvme"],
     },
     Edges {
         from: "gcos-check",

@@ -34,8 +34,8 @@ unsafe impl Sync for CudaEvent {}
 impl Drop for CudaEvent {
     fn drop(&mut self) {
         // CUDA keeps an event that is still awaited until it has come.
-        // SAFETY: the handle is ours and is not used again.
         let ended =
+            // SAFETY: the handle is ours and is not used again.
             self.gpu.call("cuEventDestroy", || unsafe { sys::cuEventDestroy_v2(self.handle) });
         if let Err(error) = ended {
             tracing::debug!(%error, "an event was not destroyed");

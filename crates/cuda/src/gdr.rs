@@ -165,9 +165,9 @@ impl Mapping {
         let (gdr, address) = (Arc::clone(gdr), std::ptr::null_mut());
         let mut mapping = Self { gdr, pin: None, address, vram };
         let mut pin = Pin(0);
-        // SAFETY: the session is open; the range is ours, and the pointer is to a live value. Token and
-        // space are 0, as the library says for memory that is named by address.
         let rc =
+            // SAFETY: the session is open; the range is ours, and the pointer is to a live value. Token
+            // and space are 0, as the library says for memory that is named by address.
             unsafe { (mapping.gdr.pin)(mapping.gdr.session, device_address, len, 0, 0, &mut pin) };
         done("gdr_pin_buffer", rc)?;
         mapping.pin = Some(pin);
@@ -285,8 +285,8 @@ mod tests {
 
         let gpu = Gpu::played();
         let gdr = Gdr::load(&path).unwrap();
-        // SAFETY: the stand-in above defines it with this type.
         let counts: unsafe extern "C" fn() -> std::ffi::c_long =
+            // SAFETY: the stand-in above defines it with this type.
             unsafe { symbol(&gdr._library, b"stand_in_counts\0") }.unwrap();
         // SAFETY: the library is loaded.
         let counts = || unsafe { counts() };

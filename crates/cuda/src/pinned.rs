@@ -103,8 +103,8 @@ impl Drop for Registration {
     fn drop(&mut self) {
         if !self.gpu.is_played() {
             let base = self.memory.address() as *mut c_void;
-            // SAFETY: registered when this was made, and nothing uses it through the GPU any more.
             let end =
+                // SAFETY: registered when this was made, and nothing uses it through the GPU any more.
                 self.gpu.call("cuMemHostUnregister", || unsafe { sys::cuMemHostUnregister(base) });
             if let Err(error) = end {
                 // The GPU may still reach the pages: they are kept.

@@ -51,8 +51,8 @@ impl Drop for Inner {
     fn drop(&mut self) {
         if let StreamKind::Cuda(CudaStream { handle, owned: true }) = self.kind {
             // CUDA finishes the work before it lets go of the stream, and does not wait for that here.
-            // SAFETY: the handle is ours and is not used again.
             let end =
+                // SAFETY: the handle is ours and is not used again.
                 self.gpu.call("cuStreamDestroy", || unsafe { sys::cuStreamDestroy_v2(handle) });
             if let Err(error) = end {
                 tracing::debug!(%error, "a stream was not destroyed");

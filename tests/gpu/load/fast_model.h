@@ -166,7 +166,7 @@ class FastServer {
       move_data(reads ? m : d, reads ? d : m, q_.data_bytes);
     }
     // Data before its completion, for whoever looks.
-    __threadfence_system();
+    cuda::atomic_thread_fence(cuda::memory_order_acq_rel, cuda::thread_scope_system);
     __syncwarp();
   }
 

@@ -109,7 +109,7 @@ __global__ void one_by_one(const FastQueue* queues, std::uint64_t* took) {
     if (!await_phase(q, slot, phase)) return;
     took[i] = clock64() - start;
     gcos::ring_head(q.cq_doorbell, (slot + 1) % kEntries);
-    __threadfence_system();
+    cuda::atomic_thread_fence(cuda::memory_order_acq_rel, cuda::thread_scope_system);
   }
 }
 
@@ -121,7 +121,7 @@ __global__ void count_differences(const std::uint64_t* a, const std::uint64_t* b
        i += stride) {
     mine += a[i] != b[i] ? 1 : 0;
   }
-  if (mine != 0) atomicAdd(different, mine);
+  if (mine != 0) gcos::fetch_add_relaxed<gcos::Scope::kDevice>(different, mine);
 }
 
 __global__ void fill(std::uint64_t* words, std::size_t count, std::uint64_t seed) {
