@@ -279,12 +279,13 @@ GCOS_DEVICE void run_share(const Batch& batch, const Share& share, const Limit& 
   QueuePair& record = *at<QueuePair>(share.queue_pair);
   const Pair pair = pair_of(record);
   detail::Progress now{0, 0, record.sq_tail, record.cq_head, record.phase};
-  const bool usable =
-      record.broken == 0 && drivable(pair) && block_threads() <= kMaxIoThreads;
+  const bool fits = drivable(pair) && block_threads() <= kMaxIoThreads;
   if (thread_index() == 0) {
+    // The host sets `broken` for kernels to come, maybe while this one begins: one thread looks.
+    const bool usable = fits && load_relaxed<Scope::kSystem>(&record.broken) == kGoOn;
     store_relaxed<Scope::kBlock>(&shared.verdict, usable ? limit.check() : kNotStarted);
   }
-  if (usable) {
+  if (fits) {
     for (std::uint32_t slot = thread_index(); slot < pair.entries; slot += block_threads()) {
       shared.in_slot[slot] = 0;
     }
@@ -309,7 +310,8 @@ GCOS_DEVICE void run_share(const Batch& batch, const Share& share, const Limit& 
   record.sq_tail = now.tail;
   record.cq_head = now.head;
   record.phase = now.phase;
-  record.broken = verdict;
+  // The host may look meanwhile, for the batch before this one.
+  store_relaxed<Scope::kSystem>(&record.broken, verdict);
 }
 
 }  // namespace gcos
