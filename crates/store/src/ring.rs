@@ -101,8 +101,7 @@ impl<'a> Ring<'a> {
             let bytes = self.bytes_at(block)?;
             if JournalFrame::decode(bytes, uuid).is_ok_and(|frame| frame.sequence > sequence) {
                 if none {
-                    let reason =
-                        "its journal's beginning and its checkpoints are gone; `gcos fsck --repair` \
+                    let reason = "its journal's beginning and its checkpoints are gone; `gcos fsck --repair` \
                          rebuilds it from what is left";
                     let drive = self.drive.io.name().to_owned();
                     return Err(StoreError::Unopenable { drive, reason: reason.to_owned() });
