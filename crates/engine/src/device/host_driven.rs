@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use gcos_cuda::{DeviceMemory, Event, Gate, Gpu, Stream};
-use gcos_hw::relax_spinning;
+use gcos_hw::{order_stores, relax_spinning};
 use parking_lot::{Condvar, Mutex};
 
 use super::{DeviceEngine, DevicePath, DeviceTicket, DeviceTransfer, Driver};
@@ -183,7 +183,7 @@ impl DeviceEngine for HostDriven {
         match jobs.send(job) {
             Ok(()) => {
                 let drive = self.engine.geometry().name.clone();
-                Ok(Box::new(HostDrivenTicket { shared, drive, count }))
+                Ok(Box::new(HostDrivenTicket { shared, drive, count, taken: false }))
             }
             Err(_) => Err(self.failed(IoErrorKind::Gone, "the engine's thread has ended")),
         }
@@ -222,6 +222,8 @@ struct HostDrivenTicket {
     drive: String,
     /// Number of transfers.
     count: usize,
+    /// Whether the results were given.
+    taken: bool,
 }
 
 impl HostDrivenTicket {
@@ -238,7 +240,16 @@ impl HostDrivenTicket {
 
 impl DeviceTicket for HostDrivenTicket {
     fn poll(&mut self) -> Option<Results> {
-        self.shared.results.lock().take()
+        if self.taken {
+            return None;
+        }
+        let found = {
+            // Whoever has results puts them here before he goes.
+            let mut results = self.shared.results.lock();
+            results.take().or_else(|| self.lost())
+        };
+        self.taken = found.is_some();
+        found
     }
 
     fn wait(self: Box<Self>) -> Results {
@@ -376,6 +387,8 @@ impl Running {
     }
 
     fn finish(&mut self) {
+        // What was copied into a window by processors is gathered on its way there.
+        order_stores();
         // The stream first: whoever learns of the end may ask it.
         drop(self.gate.take());
         let results = std::mem::take(&mut self.results).into_iter().flatten().collect();

@@ -504,7 +504,8 @@ pub(super) struct Arrived {
 
 impl Drop for Flight {
     fn drop(&mut self) {
-        if !self.over {
+        // After a failure of the GPU nobody knows what a stream still does: nothing is used again.
+        if !self.over || self.broken.is_some() {
             return;
         }
         if let Some(pinned) = self.headers.take() {

@@ -30,6 +30,16 @@ pub(crate) fn the_host_moves_data_in_the_order_of_the_stream(gpu: &Arc<Gpu>) {
         all_good(&poll(ticket));
     }
     assert!(content(&target).iter().all(|&byte| byte == 9));
+    // Results come once, however they are asked for.
+    let read = vec![DeviceTransfer::read(0, target.clone())];
+    let mut ticket = engine.start(&stream, read, LONG).unwrap();
+    while ticket.poll().is_none() {
+        std::thread::yield_now();
+    }
+    let end = Instant::now() + Duration::from_millis(50);
+    while Instant::now() < end {
+        assert!(ticket.poll().is_none());
+    }
     // Odd pieces, by the engine's own bounce buffers.
     let (source, bytes) = rig.random(4096, 2);
     let pieces = [source.slice(4, 1000).unwrap(), source.slice(2000, 1048).unwrap()];
