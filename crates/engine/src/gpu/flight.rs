@@ -161,10 +161,11 @@ impl Flight {
         self.state.lock().concluded
     }
 
-    /// Tells the kernel to give up, and says whether it has ended, as seen now. Waits for `patience` at most
-    /// where somebody else sees to the batch.
-    pub(super) fn abort(&self, reason: Reason, patience: Duration) -> bool {
-        let Some(mut state) = self.state.try_lock_for(patience) else {
+    /// Tells the kernel to give up, and says whether it has ended, as seen now. Where somebody else sees to
+    /// the batch at this moment, and not for its end, the answer is no: ask again.
+    pub(super) fn abort(&self, reason: Reason) -> bool {
+        let Some(mut state) = self.state.try_lock_for(ASK) else {
+            // Recovery may take him long. The kernel rings no more.
             return self.ending.load(Ordering::Acquire);
         };
         Self::abort_locked(&mut state, reason);

@@ -138,7 +138,7 @@ impl Shared {
             let left = end.saturating_duration_since(Instant::now());
             let mut all = true;
             for flight in &flights {
-                all &= flight.abort(Reason::Surrendered, left);
+                all &= flight.abort(Reason::Surrendered);
             }
             if all || left.is_zero() {
                 return all;
