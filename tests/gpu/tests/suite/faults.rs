@@ -114,10 +114,13 @@ pub(crate) fn a_reset_ends_what_is_in_flight_and_the_pairs_are_made_anew(gpu: &A
     still_works(&rig, 6);
     assert_eq!(rig.engine.stats().timeouts, 0, "nothing was in flight");
     assert!(rig.engine.stats().pairs_made > 2);
-    rig.emulator.faults().add(Rule::io(Action::Hold).opcode(2).times(1));
+    let hold = rig.emulator.faults().add(Rule::io(Action::Hold).opcode(2).times(1));
     let start = Instant::now();
     let ticket = rig.engine.start(&rig.stream(), reads(&rig, 1), LONG).unwrap();
-    std::thread::sleep(Duration::from_millis(50));
+    while rig.emulator.faults().applied(hold) != Some(1) {
+        assert!(start.elapsed() < LONG / 4, "the read has not come");
+        std::thread::sleep(Duration::from_millis(1));
+    }
     rig.controller.reset().unwrap();
     let results = ticket.wait();
     assert_eq!(kinds(&results), [Some(IoErrorKind::Timeout)]);
