@@ -146,12 +146,16 @@ pub(crate) fn a_drive_that_is_given_back_has_its_doorbells_let_go(gpu: &Arc<Gpu>
         made
     });
     let holder = lender.unwrap().holders.lock().unwrap()[0].upgrade().unwrap();
-    rig.emulator.faults().add(Rule::io(Action::Hold).opcode(2).times(1));
+    let hold = rig.emulator.faults().add(Rule::io(Action::Hold).opcode(2).times(1));
     let read = || vec![DeviceTransfer::read(0, rig.alloc(4096))];
     let stream = rig.stream();
     let ticket = rig.engine.start(&stream, read(), LONG).unwrap();
     let behind = rig.engine.start(&stream, read(), LONG).unwrap();
-    std::thread::sleep(Duration::from_millis(50));
+    let start = Instant::now();
+    while rig.emulator.faults().applied(hold) != Some(1) {
+        assert!(start.elapsed() < LONG / 4, "the read has not come");
+        std::thread::sleep(Duration::from_millis(1));
+    }
     assert!(holder.let_go(Duration::from_secs(5)), "no kernel rings any more");
     for ticket in [ticket, behind] {
         let results = ticket.wait();
