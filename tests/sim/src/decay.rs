@@ -1,9 +1,12 @@
 //! What happens to media while nothing runs.
 
+use std::collections::HashSet;
+
 use fastrand::Rng;
 use gcos_emulator::Medium;
 use gcos_layout::media::{
-    BLOCK_BYTES, CheckpointHeader, FrameBuilder, JournalFrame, Record, Superblock, Uuid, ZoneMap,
+    BLOCK_BYTES, CHECKPOINT_PAGE_BYTES, CheckpointHeader, CheckpointPage, FrameBuilder,
+    JournalFrame, Record, Superblock, Uuid, ZoneMap,
 };
 
 use crate::model::Excuse;
@@ -41,11 +44,17 @@ impl Patient<'_> {
         self.write(block, &bytes)
     }
 
-    /// Lets it happen: what is excused from then on.
+    /// Lets it happen: what is excused from then on. `twins` are frames by which others were replaced, known
+    /// by the frame that they name before them.
     ///
     /// # Errors
     /// The simulator's own.
-    pub fn suffer(&self, decay: Decay, rng: &mut Rng) -> Result<Excuse, String> {
+    pub fn suffer(
+        &self,
+        decay: Decay,
+        rng: &mut Rng,
+        twins: &mut HashSet<u32>,
+    ) -> Result<Excuse, String> {
         match decay {
             Decay::Rot(region, bits) => {
                 let bytes = region_bytes(self.zones, region);
@@ -86,7 +95,7 @@ impl Patient<'_> {
                 self.write(0, self.before)?;
                 Ok(Excuse::Anything)
             }
-            Decay::Splice => self.splice(),
+            Decay::Splice => self.splice(twins),
         }
     }
 
@@ -120,7 +129,9 @@ impl Patient<'_> {
         let mut headers = Vec::new();
         for area in 0..2 {
             let at = self.zones.checkpoint_offset(area);
-            if let Ok(header) = CheckpointHeader::decode(&self.read(at)?, &uuid) {
+            if let Ok(header) = CheckpointHeader::decode(&self.read(at)?, &uuid)
+                && self.pages_are_whole(at, &header)?
+            {
                 headers.push((at, header));
             }
         }
@@ -129,7 +140,7 @@ impl Patient<'_> {
         }
         headers.sort_by_key(|(_, header)| header.number);
         let (at, header) = &headers[usize::from(rng.u8(0..4) > 0)];
-        let pages = u64::from(header.pages) * 65_536;
+        let pages = u64::from(header.pages) * CHECKPOINT_PAGE_BYTES as u64;
         let bytes = if pages > 0 && rng.bool() {
             // Where records are, not in what is zero behind them.
             at + BLOCK + rng.u64(0..200.min(pages))
@@ -138,6 +149,19 @@ impl Patient<'_> {
         };
         self.flip(bytes, rng)?;
         Ok(Excuse::Nothing)
+    }
+
+    /// Whether every page counts of the checkpoint whose header is at `at`.
+    fn pages_are_whole(&self, at: u64, header: &CheckpointHeader) -> Result<bool, String> {
+        let mut page = vec![0; CHECKPOINT_PAGE_BYTES];
+        for number in 0..header.pages {
+            let place = at + BLOCK + u64::from(number) * CHECKPOINT_PAGE_BYTES as u64;
+            self.medium.peek(place, &mut page).map_err(|error| error.to_string())?;
+            if CheckpointPage::decode(&page, header.number, number).is_err() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// The last frame, and where it is in the ring.
@@ -154,8 +178,13 @@ impl Patient<'_> {
     }
 
     /// The last frame gets a twin that names another frame before it.
-    fn splice(&self) -> Result<Excuse, String> {
+    fn splice(&self, twins: &mut HashSet<u32>) -> Result<Excuse, String> {
         let Some((at, frame, uuid)) = self.last_frame()? else { return Ok(Excuse::Nothing) };
+        if twins.contains(&frame.previous) {
+            // The twin of a twin is the frame itself, which counts.
+            return Ok(Excuse::Nothing);
+        }
+        twins.insert(!frame.previous);
         let mut builder = FrameBuilder::default();
         for record in &frame.records {
             builder.push(record).map_err(|error| error.to_string())?;

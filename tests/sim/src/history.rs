@@ -1,5 +1,6 @@
 //! Runs one plan from the format of the pool to the last check.
 
+use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
@@ -75,6 +76,8 @@ struct History<'a> {
     incomplete: bool,
     /// Whether media have decayed.
     decayed: bool,
+    /// Frames by which others were replaced: see [`Patient::suffer`].
+    twins: HashSet<u32>,
     /// Keys and generations that only a frame names that does not follow the one before it.
     cut_off: Vec<(Vec<u8>, u64)>,
 }
@@ -102,6 +105,7 @@ impl<'a> History<'a> {
             crashed: false,
             incomplete: false,
             decayed: false,
+            twins: HashSet::new(),
             cut_off: Vec::new(),
         }
     }
@@ -169,7 +173,7 @@ impl<'a> History<'a> {
             let zones = zones(self.plan, kind)?;
             let before = &self.before[usize::from(drive)];
             let patient = Patient { medium, before, zones: &zones };
-            let excuse = patient.suffer(decay, &mut self.rng)?;
+            let excuse = patient.suffer(decay, &mut self.rng, &mut self.twins)?;
             self.excuse(excuse);
             if decay == Decay::Splice && round.missing == 0 {
                 self.cut_off.extend(patient.spliced()?);
