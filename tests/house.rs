@@ -156,6 +156,7 @@ const OWNED: &[(&str, &str)] = &[
     ("crc-fast", "gcos-layout"),
     ("cudarc", "gcos-cuda"),
     ("hashbrown", "gcos-store"),
+    ("io-uring", "gcos-hw"),
     ("libc", "gcos-hw"),
     ("vfio-bindings", "gcos-hw"),
     ("vfio-ioctls", "gcos-hw"),

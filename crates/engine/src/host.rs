@@ -10,7 +10,7 @@ use gcos_nvme::{
 use parking_lot::RwLock;
 
 use crate::device::DeviceEngine;
-use crate::{Engine, Extent, Geometry, IoError, IoErrorKind, Op, Request, Ticket};
+use crate::{Engine, Extent, Geometry, IoError, IoErrorKind, Op, Request, Ticket, Way};
 
 /// How to open a [`HostQueueEngine`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -217,6 +217,10 @@ impl Ticket for Nothing {
 impl Engine for HostQueueEngine {
     fn geometry(&self) -> &Geometry {
         &self.geometry
+    }
+
+    fn way(&self) -> Way {
+        Way { name: "NVMe driver", reason: String::new() }
     }
 
     fn dma(&self) -> &Arc<DmaSpace> {

@@ -6,12 +6,14 @@
 
 pub mod device;
 mod error;
+mod file;
 mod gpu;
 mod host;
 mod noop;
 mod request;
 
 pub use error::{IoError, IoErrorKind};
+pub use file::{FileEngine, FileEngineError, FileOptions, KernelPath};
 pub use gpu::{
     DoorbellChoice, GpuEngineError, GpuQueueEngine, GpuQueueOptions, GpuStats, QueuePlace,
 };
@@ -51,6 +53,15 @@ pub struct Geometry {
     pub deallocate: bool,
 }
 
+/// What moves the blocks of a drive now, for whoever wants to know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Way {
+    /// "NVMe driver", "io_uring", "POSIX", "cuFile" and the like.
+    pub name: &'static str,
+    /// Why not a better one, in words; "" on the best that there is for the drive.
+    pub reason: String,
+}
+
 /// Claim to the result of a submitted request. Dropping it does not stop the I/O; memory stays lent
 /// until the I/O ends.
 pub trait Ticket: Send + fmt::Debug {
@@ -71,6 +82,11 @@ pub trait Ticket: Send + fmt::Debug {
 pub trait Engine: Send + Sync + fmt::Debug {
     /// The drive behind.
     fn geometry(&self) -> &Geometry;
+
+    /// What moves the blocks now, and why.
+    fn way(&self) -> Way {
+        Way { name: "other", reason: String::new() }
+    }
 
     /// The address space whose buffers this engine reaches. Segments of a request must come from it.
     /// Drives of one pool share one space.

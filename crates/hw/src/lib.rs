@@ -11,6 +11,7 @@ mod error;
 mod event;
 mod file;
 mod function;
+pub mod kernel;
 mod lines;
 mod memory;
 mod order;
