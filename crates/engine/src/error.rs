@@ -15,6 +15,9 @@ pub enum IoErrorKind {
     Timeout,
     /// The device is gone, shut down, or did not come back from a reset.
     Gone,
+    /// The drive was taken out of use by a rule ([`crate::DemotingEngine`]) and takes no requests until it
+    /// is promoted. Nothing of this one was started.
+    Demoted,
 }
 
 /// A failed I/O: what kind, on which drive, and the device's own words.

@@ -4,6 +4,7 @@
 //! time, each within its deadline. The store above does not see whether NVMe queues driven by the
 //! host, by a GPU, or a file are behind it.
 
+mod demote;
 pub mod device;
 mod error;
 mod file;
@@ -12,6 +13,7 @@ mod host;
 mod noop;
 mod request;
 
+pub use demote::{DemotingEngine, DemotionReason, DemotionRules, Demotions};
 pub use error::{IoError, IoErrorKind};
 pub use file::{FileEngine, FileEngineError, FileOptions, KernelPath};
 pub use gpu::{
@@ -113,6 +115,24 @@ pub trait Engine: Send + Sync + fmt::Debug {
     fn device(&self, gpu: &Gpu) -> Option<Arc<dyn DeviceEngine>> {
         let _ = gpu;
         None
+    }
+
+    /// How often and why this engine has left a way that was not well for another one.
+    fn demotions(&self) -> Demotions {
+        Demotions::default()
+    }
+
+    /// Goes back to the first way, if that is well: nothing else does. Whoever returns `Ok` has kept what was
+    /// completed before, or says so at the next flush.
+    ///
+    /// # Errors
+    /// [`IoError`] when it is not well, or when it is not known whether everything that was completed is
+    /// durable: the drive must be opened again then. An engine with one way that it never leaves has nothing
+    /// to go back to, and says [`IoErrorKind::Invalid`].
+    fn promote(&self, deadline: Duration) -> Result<(), IoError> {
+        let _ = deadline;
+        let (name, detail) = (&self.geometry().name, "it has one way; open the drive again");
+        Err(IoError::about(name, IoErrorKind::Invalid, "promote", detail))
     }
 
     /// Ends use of the drive in order: later requests fail, cached writes are made durable and the
