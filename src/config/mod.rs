@@ -1,5 +1,7 @@
 //! `gcos.json`: which drives make up the pool and how they are driven. See `docs/config.md`.
 
+mod environment;
+mod kernel;
 mod path;
 mod problem;
 mod read;
@@ -9,6 +11,8 @@ pub mod schema;
 mod tests;
 mod tree;
 
+pub use environment::{FORCE_PATH, Override, USE_CUFILE, USE_DIRECT_IO};
+pub use kernel::{Fallback, KernelPaths, KernelWay};
 pub use path::{PathError, PathKind};
 pub use problem::{ConfigError, Problem};
 
@@ -38,6 +42,13 @@ pub struct Config {
     pub pool: Pool,
     /// The software controller behind `emulated:` paths.
     pub emulated: Emulated,
+    /// Block devices and plain files, through the kernel.
+    pub kernel_path: KernelPaths,
+    /// What becomes of a drive that fails or slows down while the pool is open.
+    pub fallback: Fallback,
+    /// Fields whose values come from the environment.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub overrides: Vec<Override>,
 }
 
 /// Section `disk`.
@@ -142,17 +153,19 @@ impl Config {
         }
     }
 
-    /// Reads and checks a file.
+    /// Reads and checks a file, and puts the environment's values ([`USE_CUFILE`], [`USE_DIRECT_IO`],
+    /// [`FORCE_PATH`]) above its own.
     ///
     /// # Errors
-    /// [`ConfigError`], with every problem of the document at once.
+    /// [`ConfigError`], with every problem of the document, or of the environment, at once.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         let text = std::fs::read_to_string(path)
             .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
-        Self::parse(&text, &path.display().to_string())
+        Self::parse(&text, &path.display().to_string())?
+            .override_with(|name| std::env::var_os(name))
     }
 
-    /// Checks a document. `name` is what messages call it.
+    /// Checks a document; the environment is not looked at. `name` is what messages call it.
     ///
     /// # Errors
     /// [`ConfigError`], with every problem of the document at once.

@@ -2,6 +2,7 @@
 
 use gcos_layout::media::ZoneMap;
 
+use super::kernel::{Fallback, KernelPaths, KernelWay};
 use super::path::PathKind;
 use super::problem::ConfigError;
 use super::reader::{Reader, Section};
@@ -31,10 +32,14 @@ fn config(r: &mut Reader, node: &Node) -> Config {
         zone_chunk_size_kb: zones(r, &top),
         pool: pool(r, &top),
         emulated: emulated(r, &top),
+        kernel_path: kernel_path(r, &top),
+        fallback: fallback(r, &top),
+        overrides: Vec::new(),
     };
     check_queues(r, &config);
     check_watermarks(r, &config.pool);
     check_zones(r, &config);
+    r.problems.extend(config.impossible_ways());
     config
 }
 
@@ -135,6 +140,42 @@ fn emulated(r: &mut Reader, top: &Section<'_>) -> Emulated {
         direct_io: r.flag(s, "direct_io"),
         workers: r.integer32(s, "workers"),
     }
+}
+
+fn kernel_path(r: &mut Reader, top: &Section<'_>) -> KernelPaths {
+    let s = &r.section(top, "kernel_path");
+    KernelPaths {
+        use_cufile: r.flag(s, "use_cufile"),
+        use_direct_io: r.flag(s, "use_direct_io"),
+        force: KernelWay::named(&r.text(s, "force")),
+        queue_depth: r.integer32(s, "queue_depth"),
+        workers: r.integer32(s, "workers"),
+        cufile_buffer_mib: r.integer32(s, "cufile_buffer_mib"),
+    }
+}
+
+fn fallback(r: &mut Reader, top: &Section<'_>) -> Fallback {
+    let s = &r.section(top, "fallback");
+    let fallback = Fallback {
+        path: r.text(s, "path"),
+        capacity_bytes: r.integer(s, "capacity_bytes"),
+        max_errors: r.integer32(s, "max_errors"),
+        latency_multiple: r.integer32(s, "latency_multiple"),
+    };
+    match (fallback.path.is_empty(), fallback.capacity_bytes) {
+        (true, 1..) => r.problem(
+            "fallback.path",
+            "missing; fallback.capacity_bytes says how much of it to use",
+        ),
+        (false, 0) if !r.has_problem("fallback.capacity_bytes") => {
+            r.problem(
+                "fallback.capacity_bytes",
+                "missing; expected how many bytes of fallback.path to use",
+            );
+        }
+        _ => {}
+    }
+    fallback
 }
 
 fn check_queues(r: &mut Reader, config: &Config) {

@@ -121,6 +121,29 @@ impl Reader {
         }
     }
 
+    /// One text, checked against the schema.
+    pub(super) fn text(&mut self, section: &Section<'_>, name: &str) -> String {
+        let path = section.path_of(name);
+        let (choices, default) = match schema::field(&path).map(|f| f.kind) {
+            Some(Kind::Text { choices, default }) => (choices, default),
+            _ => (&[][..], ""),
+        };
+        match section.get(name) {
+            None => default.to_owned(),
+            Some(Node::Text(text)) if choices.is_empty() || choices.contains(&text.as_str()) => {
+                text.clone()
+            }
+            Some(other) => {
+                let expected = match choices {
+                    [] => "a text".to_owned(),
+                    _ => choices.iter().map(|c| format!("{c:?}")).collect::<Vec<_>>().join(", "),
+                };
+                self.problem(path, format!("expected {expected}, got {}", other.describe()));
+                default.to_owned()
+            }
+        }
+    }
+
     /// A list of texts, which must be given.
     pub(super) fn texts(&mut self, section: &Section<'_>, name: &str) -> Vec<String> {
         let path = section.path_of(name);

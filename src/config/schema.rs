@@ -24,6 +24,13 @@ pub enum Kind {
     },
     /// A list of texts.
     Texts,
+    /// One text.
+    Text {
+        /// What it must be one of; empty where any text will do.
+        choices: &'static [&'static str],
+        /// Value when the field is not given.
+        default: &'static str,
+    },
 }
 
 /// One field.
@@ -50,6 +57,18 @@ const fn required(path: &'static str, unit: &'static str, range: [u64; 3]) -> Fi
 const fn flag(path: &'static str, default: bool) -> Field {
     Field { path, unit: "true or false", kind: Kind::Flag { default } }
 }
+
+const fn text(
+    path: &'static str,
+    unit: &'static str,
+    choices: &'static [&'static str],
+    default: &'static str,
+) -> Field {
+    Field { path, unit, kind: Kind::Text { choices, default } }
+}
+
+/// What `kernel_path.force` may name; the empty text is the best way that works.
+pub const WAYS: &[&str] = &["", "cufile", "io_uring", "posix"];
 
 /// Every field, in the order of the document.
 pub const FIELDS: &[Field] = &[
@@ -79,6 +98,16 @@ pub const FIELDS: &[Field] = &[
     flag("emulated.volatile_cache", false),
     flag("emulated.direct_io", true),
     int("emulated.workers", "threads", [0, 256, 1], 8),
+    flag("kernel_path.use_cufile", true),
+    flag("kernel_path.use_direct_io", true),
+    text("kernel_path.force", "way", WAYS, ""),
+    int("kernel_path.queue_depth", "requests", [1, 4096, 1], 256),
+    int("kernel_path.workers", "threads", [1, 256, 1], 8),
+    int("kernel_path.cufile_buffer_mib", "MiB per GPU", [1, 4096, 1], 64),
+    text("fallback.path", "file", &[], ""),
+    int("fallback.capacity_bytes", "bytes", [0, 1 << 50, 4096], 0),
+    int("fallback.max_errors", "errors", [0, 1_000_000, 1], 0),
+    int("fallback.latency_multiple", "times", [0, 1_000_000, 1], 0),
 ];
 
 /// The field at a path.
@@ -113,7 +142,15 @@ mod tests {
     fn sections_list_their_names_once() {
         assert_eq!(
             names_under(""),
-            ["disk", "namespace", "zone_chunk_size_kb", "pool", "emulated"]
+            [
+                "disk",
+                "namespace",
+                "zone_chunk_size_kb",
+                "pool",
+                "emulated",
+                "kernel_path",
+                "fallback"
+            ]
         );
         assert_eq!(names_under("namespace"), ["cpu", "gpu"]);
         assert_eq!(names_under("namespace.cpu"), ["qps", "queue_depth", "interrupts"]);
@@ -130,6 +167,15 @@ mod tests {
     }
 
     #[test]
+    fn texts_with_choices_default_to_one_of_them() {
+        for field in FIELDS {
+            if let Kind::Text { choices, default } = field.kind {
+                assert!(choices.is_empty() || choices.contains(&default), "{}", field.path);
+            }
+        }
+    }
+
+    #[test]
     fn the_reference_has_a_row_for_every_field_with_its_default() {
         let text = include_str!("../../docs/config.md");
         for field in FIELDS {
@@ -139,6 +185,7 @@ mod tests {
             let default = match field.kind {
                 Kind::Integer { default: Some(value), .. } => value.to_string(),
                 Kind::Flag { default } => default.to_string(),
+                Kind::Text { default, .. } => format!("`\"{default}\"`"),
                 _ => continue,
             };
             assert!(row.replace(',', "").contains(&format!("| {default} |")), "{row}: {default}");

@@ -146,3 +146,34 @@ fn syntax_errors_have_a_place() {
     assert!(matches!(error, ConfigError::Syntax { line: 2, .. }), "{error:?}");
     assert_eq!(error.to_string(), "test: line 2, column 11: not valid JSON");
 }
+
+#[test]
+fn the_ways_through_the_kernel_are_read_and_checked() {
+    let kernel = |text: &str| format!("\"kernel_path\": {text}, \"zone_chunk_size_kb\"");
+    let parsed = Config::parse(SEED, "test").unwrap().kernel_path;
+    assert!(parsed.use_cufile && parsed.use_direct_io && parsed.force.is_none());
+    let text =
+        SEED.replace("\"zone_chunk_size_kb\"", &kernel(r#"{"force": "posix", "workers": 3}"#));
+    let parsed = Config::parse(&text, "test").unwrap().kernel_path;
+    assert_eq!((parsed.force, parsed.workers), (Some(KernelWay::Posix), 3));
+    for bad in [r#""uring""#, "3", "null", r#""POSIX""#] {
+        let to = kernel(&format!(r#"{{"force": {bad}}}"#));
+        let text = problem("\"zone_chunk_size_kb\"", &to);
+        assert!(text.starts_with("kernel_path.force: expected \"\", \"cufile\", "), "{text}");
+    }
+    let to = kernel(r#"{"force": "cufile", "use_cufile": false}"#);
+    let text = problem("\"zone_chunk_size_kb\"", &to);
+    assert_eq!(text, "kernel_path.force: asks for cufile, which kernel_path.use_cufile forbids");
+}
+
+#[test]
+fn a_fallback_has_both_a_file_and_a_size() {
+    let fallback = |text: &str| format!("\"fallback\": {text}, \"zone_chunk_size_kb\"");
+    let of = |text: &str| problem("\"zone_chunk_size_kb\"", &fallback(text));
+    let text = of(r#"{"path": "/spare"}"#);
+    assert!(text.starts_with("fallback.capacity_bytes: missing"), "{text}");
+    let text = of(r#"{"capacity_bytes": 67108864}"#);
+    assert!(text.starts_with("fallback.path: missing"), "{text}");
+    let text = of(r#"{"path": 3, "capacity_bytes": 0}"#);
+    assert!(text.starts_with("fallback.path: expected a text, got 3"), "{text}");
+}
