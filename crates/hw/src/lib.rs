@@ -5,6 +5,7 @@
 //! Memory that a device may touch is never handed out as a Rust reference while it may do so: see
 //! [`SharedMemory`] and [`DmaBuffer`].
 
+mod allocate;
 mod dma;
 mod doorbells;
 mod error;
@@ -18,6 +19,7 @@ mod order;
 pub mod pci;
 pub mod vfio;
 
+pub use allocate::allocate;
 pub use dma::{DmaBuffer, DmaMapper, DmaSlice, DmaSpace, Holder};
 pub use doorbells::{DoorbellHolder, DoorbellMemory, Doorbells};
 pub use error::{HwError, OutOfBounds};
