@@ -7,7 +7,7 @@
 mod demote;
 pub mod device;
 mod error;
-mod file;
+pub mod file;
 mod gpu;
 mod host;
 mod noop;

@@ -19,7 +19,7 @@ pub struct MemoryRange {
 }
 
 /// Elements per system call (Linux `UIO_MAXIOV`).
-const IOV_MAX: usize = 1024;
+pub(crate) const IOV_MAX: usize = 1024;
 
 /// A regular file, read and written straight from and to shared memory.
 #[derive(Debug)]
@@ -165,7 +165,7 @@ impl FileIo {
 }
 
 /// Drops `done` bytes from the front of the elements; finished ones are left with length 0.
-fn advance(iovecs: &mut [libc::iovec], mut done: usize) {
+pub(crate) fn advance(iovecs: &mut [libc::iovec], mut done: usize) {
     for iov in iovecs {
         let step = done.min(iov.iov_len);
         iov.iov_base = iov.iov_base.cast::<u8>().wrapping_add(step).cast();
@@ -177,7 +177,7 @@ fn advance(iovecs: &mut [libc::iovec], mut done: usize) {
     }
 }
 
-fn to_off(value: u64) -> io::Result<libc::off_t> {
+pub(crate) fn to_off(value: u64) -> io::Result<libc::off_t> {
     libc::off_t::try_from(value)
         .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "file offset past 2^63"))
 }

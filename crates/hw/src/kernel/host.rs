@@ -11,7 +11,10 @@ const ADDRESSES: std::ops::Range<u64> = 1 << 32..1 << 47;
 struct Unmapped;
 
 impl DmaMapper for Unmapped {
-    fn map(&self, _iova: u64, _memory: &Arc<SharedMemory>) -> Result<(), HwError> {
+    fn map(&self, _iova: u64, memory: &Arc<SharedMemory>) -> Result<(), HwError> {
+        // On kernels before 6.5, after a fork in the middle of a direct read the parent's first store
+        // went to a copy of the page, and what was read to the other.
+        memory.keep_from_children();
         Ok(())
     }
 

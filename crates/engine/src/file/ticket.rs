@@ -1,0 +1,143 @@
+use std::sync::Arc;
+use std::time::Instant;
+
+use gcos_hw::kernel::{Batch, Carrier};
+use smallvec::SmallVec;
+
+use super::bounce::Bounce;
+use super::engine::Shared;
+use super::words;
+use crate::{Extent, IoError, IoErrorKind, Op, Request, Ticket};
+
+/// A request that the kernel works on.
+#[derive(Debug)]
+pub(super) struct FileTicket {
+    shared: Arc<Shared>,
+    carrier: Arc<dyn Carrier>,
+    batch: Arc<Batch>,
+    op: Op,
+    extents: SmallVec<[Extent; 1]>,
+    bounces: Vec<Bounce>,
+    deadline: std::time::Duration,
+    until: Instant,
+    /// Whether whoever asked has had an answer.
+    answered: bool,
+}
+
+impl FileTicket {
+    pub(super) fn new(
+        shared: &Arc<Shared>,
+        carrier: &Arc<dyn Carrier>,
+        batch: Arc<Batch>,
+        request: Request,
+        bounces: Vec<Bounce>,
+        until: Instant,
+    ) -> Self {
+        Self {
+            shared: Arc::clone(shared),
+            carrier: Arc::clone(carrier),
+            batch,
+            op: request.op,
+            extents: request.extents,
+            bounces,
+            deadline: request.deadline,
+            until,
+            answered: false,
+        }
+    }
+
+    fn error(&self, kind: IoErrorKind, detail: impl Into<String>) -> IoError {
+        IoError {
+            kind,
+            drive: self.shared.geometry.name.clone(),
+            op: self.op.name(),
+            offset: self.extents.first().map_or(0, |extent| extent.offset),
+            len: self.extents.iter().map(|extent| extent.len).sum(),
+            detail: detail.into(),
+            source: None,
+        }
+    }
+
+    /// The answer once the batch is finished.
+    fn answer(&mut self) -> Result<(), IoError> {
+        self.answered = true;
+        if let Some(error) = self.batch.take_error() {
+            if self.op == Op::Deallocate && self.shared.refuses_discard(&error) {
+                return Ok(());
+            }
+            let failed = self.error(words::kind(&error), words::of(&error));
+            return Err(IoError { source: Some(error.into()), ..failed });
+        }
+        // Another one may have failed meanwhile, and have been told what this one was not.
+        if matches!(self.op, Op::Flush | Op::Write { fua: true })
+            && let Some(reason) = self.shared.distrusted()
+        {
+            return Err(self.error(IoErrorKind::Device, reason));
+        }
+        if self.op == Op::Read {
+            let copied = self.bounces.iter().try_for_each(Bounce::copy_out);
+            copied.map_err(|error| self.error(IoErrorKind::Invalid, error.to_string()))?;
+        }
+        Ok(())
+    }
+
+    /// The answer when the deadline has passed first.
+    fn give_up(&mut self) -> Result<(), IoError> {
+        self.answered = true;
+        self.carrier.cancel(&self.batch);
+        if !self.batch.is_finished() {
+            self.fence();
+        }
+        let detail = format!(
+            "not done within {:?} and given up; as long as the kernel holds it, its memory stays lent and \
+             writes to its blocks wait for it",
+            self.deadline
+        );
+        Err(self.error(IoErrorKind::Timeout, detail))
+    }
+
+    fn fence(&mut self) {
+        if matches!(self.op, Op::Write { .. } | Op::Deallocate) {
+            self.shared.fence.add(&self.batch, std::mem::take(&mut self.extents));
+        }
+    }
+}
+
+impl Ticket for FileTicket {
+    fn poll(&mut self) -> Option<Result<(), IoError>> {
+        if !self.batch.is_finished() {
+            self.carrier.poll();
+        }
+        if self.batch.is_finished() {
+            return Some(self.answer());
+        }
+        (Instant::now() >= self.until).then(|| self.give_up())
+    }
+
+    fn wait(mut self: Box<Self>) -> Result<(), IoError> {
+        if self.carrier.wait(&self.batch, self.until) { self.answer() } else { self.give_up() }
+    }
+}
+
+impl Drop for FileTicket {
+    fn drop(&mut self) {
+        // Nobody waits for it: from now on it may reach the target at any time.
+        if !self.answered && !self.batch.is_finished() {
+            self.fence();
+        }
+    }
+}
+
+/// The ticket of a request that needed nothing from the kernel.
+#[derive(Debug)]
+pub(super) struct Nothing;
+
+impl Ticket for Nothing {
+    fn poll(&mut self) -> Option<Result<(), IoError>> {
+        Some(Ok(()))
+    }
+
+    fn wait(self: Box<Self>) -> Result<(), IoError> {
+        Ok(())
+    }
+}

@@ -1,0 +1,93 @@
+//! In words, why there is no io_uring.
+
+use std::fs;
+use std::io;
+
+use io_uring::{IoUring, Probe, opcode};
+
+/// Why the kernel sets up no ring.
+pub(super) fn setup(error: &io::Error) -> String {
+    let disabled = fs::read_to_string("/proc/sys/kernel/io_uring_disabled").unwrap_or_default();
+    words(error, disabled.trim())
+}
+
+/// `disabled` is the setting kernel.io_uring_disabled, "" where the kernel has none.
+fn words(error: &io::Error, disabled: &str) -> String {
+    match (error.raw_os_error(), disabled) {
+        (Some(libc::ENOSYS), _) => {
+            "this kernel has no io_uring, or a seccomp filter hides it (ENOSYS); Linux 5.11 or later \
+             has it"
+                .to_owned()
+        }
+        (Some(libc::EPERM), "2") => {
+            "io_uring is turned off on this machine (sysctl kernel.io_uring_disabled is 2); set it to 0"
+                .to_owned()
+        }
+        (Some(libc::EPERM), "1") => {
+            "io_uring is for privileged processes alone on this machine (sysctl \
+             kernel.io_uring_disabled is 1); set it to 0, or add the user to the group of \
+             kernel.io_uring_group"
+                .to_owned()
+        }
+        (Some(libc::EPERM | libc::EACCES), _) => {
+            "io_uring is forbidden to this process (EPERM): the seccomp filter of a container runtime \
+             or a security module; allow io_uring_setup, io_uring_enter and io_uring_register there"
+                .to_owned()
+        }
+        (Some(libc::ENOMEM), _) => {
+            "no memory for an io_uring (ENOMEM): kernels before 5.12 count it as locked memory; raise \
+             the limit (ulimit -l, LimitMEMLOCK)"
+                .to_owned()
+        }
+        _ => format!("the kernel sets up no io_uring: {error}"),
+    }
+}
+
+/// What is needed and this kernel lacks.
+pub(super) fn missing(ring: &IoUring) -> Result<(), String> {
+    let parameters = ring.params();
+    if !parameters.is_feature_ext_arg() || !parameters.is_feature_nodrop() {
+        return Err(
+            "this kernel's io_uring has no waits with a time limit; Linux 5.11 or later has"
+                .to_owned(),
+        );
+    }
+    let mut probe = Probe::new();
+    let needed = [
+        ("read", opcode::Read::CODE),
+        ("write", opcode::Write::CODE),
+        ("readv", opcode::Readv::CODE),
+        ("writev", opcode::Writev::CODE),
+        ("fsync", opcode::Fsync::CODE),
+        ("cancel", opcode::AsyncCancel::CODE),
+    ];
+    ring.submitter()
+        .register_probe(&mut probe)
+        .map_err(|error| format!("the kernel does not say what its io_uring can do: {error}"))?;
+    match needed.iter().find(|(_, code)| !probe.is_supported(*code)) {
+        Some((name, _)) => Err(format!("this kernel's io_uring does not know {name}")),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_say_why_and_what_to_do() {
+        let cases = [
+            (libc::ENOSYS, "", "no io_uring"),
+            (libc::EPERM, "2", "kernel.io_uring_disabled is 2"),
+            (libc::EPERM, "1", "kernel.io_uring_group"),
+            (libc::EPERM, "0", "seccomp"),
+            (libc::EPERM, "", "seccomp"),
+            (libc::ENOMEM, "0", "LimitMEMLOCK"),
+            (libc::EMFILE, "0", "Too many open files"),
+        ];
+        for (errno, disabled, part) in cases {
+            let text = words(&io::Error::from_raw_os_error(errno), disabled);
+            assert!(text.contains(part), "{text}");
+        }
+    }
+}
