@@ -98,6 +98,30 @@ fn played(kernels: &Path, sources: &[PathBuf]) -> Result<(), Box<dyn Error>> {
         build.file(wrapper);
     }
     build.try_compile("gcos_played")?;
+    played_cufile(&out)
+}
+
+/// The stand-in for libcufile, a shared library: as it is now, and an old one that has less.
+#[cfg(feature = "played")]
+fn played_cufile(out: &Path) -> Result<(), Box<dyn Error>> {
+    let source = "src/played/cufile.c";
+    println!("cargo:rerun-if-changed={source}");
+    let compiler = cc::Build::new().opt_level(2).pic(true).try_get_compiler()?;
+    for (name, variable, define) in [
+        ("cufile.so", "GCOS_PLAYED_CUFILE", "-DGCOS_CUFILE"),
+        ("old_cufile.so", "GCOS_PLAYED_OLD_CUFILE", "-DGCOS_OLD_CUFILE"),
+    ] {
+        let library = out.join(name);
+        let mut command = compiler.to_command();
+        command.args(["-shared", "-std=c11", "-Wall", "-Wextra", define, "-o"]);
+        command.arg(&library).arg(source);
+        let output = command.output().map_err(|error| format!("{command:?}: {error}"))?;
+        if !output.status.success() {
+            let told = String::from_utf8_lossy(&output.stderr);
+            return Err(format!("{command:?} failed:\n{told}").into());
+        }
+        println!("cargo:rustc-env={variable}={}", library.display());
+    }
     Ok(())
 }
 

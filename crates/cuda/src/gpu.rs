@@ -312,6 +312,26 @@ impl Gpu {
         }
     }
 
+    /// Does calls of another library that takes the GPU from the calling thread. None is set for a played GPU.
+    pub(crate) fn current<R>(&self, f: impl FnOnce() -> R) -> Result<R, GpuError> {
+        match &self.kind {
+            Kind::Cuda(cuda) => {
+                let mut answer = None;
+                let result = cuda.context.call(|| {
+                    answer = Some(f());
+                    sys::CUresult::CUDA_SUCCESS
+                });
+                result.map_err(|error| GpuError::cuda(self.ordinal, "cuCtxSetCurrent", error))?;
+                answer.ok_or(GpuError::Stream {
+                    ordinal: self.ordinal,
+                    reason: "a call was not made".to_owned(),
+                })
+            }
+            #[cfg(feature = "played")]
+            Kind::Played(_) => Ok(f()),
+        }
+    }
+
     /// Does a call that answers "not yet" with an error: whether it is done.
     pub(crate) fn ask(
         &self,

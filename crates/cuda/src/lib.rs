@@ -16,6 +16,7 @@
 
 mod bounce;
 mod context;
+pub mod cufile;
 mod error;
 mod event;
 mod foreign;
@@ -32,6 +33,7 @@ mod played;
 mod poll;
 mod range;
 mod stream;
+mod unmapped;
 mod vmm;
 mod vulkan;
 mod window;
@@ -46,10 +48,12 @@ pub use kernels::{
 };
 pub use memory::{
     DeviceBuffer, DeviceMemory, DeviceSlice, MemoryOptions, MemoryStats, Probe, Refusal, Rung,
+    WindowRange,
 };
 pub use pinned::{Pinned, PinnedSlice};
 #[cfg(feature = "played")]
-pub use played::PlayedOptions;
+pub use played::{CuFileCount, CuFileFault, PlayedCuFile, PlayedOptions};
 pub use range::{GpuRange, Hold};
 pub use stream::Stream;
+pub use unmapped::UnmappedMemory;
 pub use window::VramWindow;

@@ -1,6 +1,7 @@
 //! A GPU that host threads play: memory is host memory, a device address is a CPU address, each stream is a
 //! thread, and kernels are the C++ build of their sources.
 
+mod cufile;
 mod known;
 mod memory;
 mod worker;
@@ -11,6 +12,7 @@ use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 
+pub use cufile::{CuFileCount, CuFileFault, PlayedCuFile};
 pub(crate) use known::{Known, MemoryKind, look_up};
 pub(crate) use memory::PlayedMemory;
 pub(crate) use worker::{Mark, Worker};
