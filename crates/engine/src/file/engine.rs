@@ -1,4 +1,5 @@
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -9,23 +10,29 @@ use smallvec::SmallVec;
 
 use super::bounce::{Bounce, BouncePool};
 use super::carriers::{Carriers, KernelCarriers};
-use super::fence::Fence;
 use super::plan::{self, MAX_TRANSFER, Rules};
 use super::ticket::{FileTicket, Nothing};
-use super::trust::Trust;
+use super::trust::{SLICE, Trust};
 use super::{FileEngineError, FileOptions, KernelPath, words};
-use crate::{Engine, Geometry, IoError, IoErrorKind, Op, Request, Ticket, Way};
+use crate::{Engine, Extent, Geometry, IoError, IoErrorKind, Op, Request, Ticket, Way};
 
 /// Longest deadline that is counted, about a year: longer ones mean the same.
 const LONGEST: Duration = Duration::from_secs(1 << 25);
+
+/// Why changes are refused while the kernel holds some that were given up.
+const LOOSE: &str = "the kernel still holds an earlier write or deallocation whose deadline has passed, and \
+                     may carry it out at any time: nothing is changed until it has ended; reads go on";
 
 /// Moves blocks of a block device or a file through the kernel.
 ///
 /// Its promise differs from that of an engine with queues of its own in one point: the kernel cannot be
 /// told to let go. A request whose deadline has passed ends with [`IoErrorKind::Timeout`], but the kernel
 /// may still read from its memory or write into it. The memory therefore stays lent until the kernel is
-/// done (a [`gcos_hw::DmaBuffer`] says [`gcos_hw::HwError::Busy`] so long), and later writes to the same
-/// blocks wait.
+/// done (a [`gcos_hw::DmaBuffer`] says [`gcos_hw::HwError::Busy`] so long). Where it was to change the
+/// target, all further changes and flushes fail with [`IoErrorKind::Device`] until the kernel is done.
+///
+/// Several engines may be open over one target; what one learns of it (such a change, an fsync that
+/// failed) holds for all.
 #[derive(Debug)]
 pub struct FileEngine {
     shared: Arc<Shared>,
@@ -45,7 +52,6 @@ pub(super) struct Shared {
     rules: Rules,
     bounces: Arc<BouncePool>,
     trust: Arc<Trust>,
-    pub(super) fence: Fence,
     /// Set when the file system has said that it punches no holes.
     no_discard: AtomicBool,
     closed: AtomicBool,
@@ -111,7 +117,7 @@ impl FileEngine {
         };
         let bounces = BouncePool::new()
             .map_err(|source| FileEngineError::Resources { drive: drive(), source })?;
-        let trust = Trust::new(!target.is_direct());
+        let trust = Trust::new(&target);
         let shared = Shared {
             dma,
             geometry,
@@ -122,7 +128,6 @@ impl FileEngine {
             rules,
             bounces,
             trust,
-            fence: Fence::default(),
             no_discard: AtomicBool::new(!target.discards()),
             closed: AtomicBool::new(false),
             target,
@@ -140,6 +145,23 @@ impl FileEngine {
     #[must_use]
     pub fn reason(&self) -> &str {
         &self.shared.reason
+    }
+
+    /// As the engine does with its own: remembers a change to the target by another way whose deadline
+    /// has passed and that may still be made.
+    pub(crate) fn fence_given_up(&self, batch: &Arc<Batch>, extents: &[Extent]) {
+        self.shared.let_loose(batch, extents, true);
+    }
+
+    /// What has to end before another way may change these blocks.
+    pub(crate) fn fence_before(&self, extents: &[Extent]) -> Option<Arc<Batch>> {
+        let standing = self.shared.target.standing();
+        let first = || standing.given_up().or_else(|| standing.before(&ranges(extents)));
+        first().and_then(|_| {
+            self.shared.carrier.poll();
+            self.shared.helper.poll();
+            first()
+        })
     }
 
     /// The block device or file.
@@ -192,7 +214,7 @@ fn geometry(target: &Target, options: &FileOptions) -> Result<Geometry, FileEngi
 impl Shared {
     /// Why nothing is acknowledged as durable any more, and what to do.
     pub(super) fn distrusted(&self) -> Option<String> {
-        let first = self.trust.lost()?;
+        let first = self.target.standing().distrusted()?;
         Some(format!(
             "an earlier fsync or durable write failed ({first}): what it was to make durable may be lost, \
              and the kernel would not say so again; check the drive, then open it anew"
@@ -234,25 +256,39 @@ impl Shared {
         Ok(None)
     }
 
-    /// Waits until nothing that was given up can reach the blocks of a request any more.
-    fn pass_fence(&self, request: &Request, until: Instant) -> Result<(), IoError> {
-        if !matches!(request.op, Op::Write { .. } | Op::Deallocate) {
+    /// Refuses changes while the kernel holds some that were given up: they may land at any time, and on a
+    /// place that belongs to somebody else by then. Waits for those to the same blocks that nobody waits
+    /// for but whose time has not passed.
+    fn pass_loose(&self, request: &Request, until: Instant) -> Result<(), IoError> {
+        if request.op == Op::Read {
             return Ok(());
         }
-        while let Some(batch) = self.fence.before(&request.extents) {
-            // It is with one of the two; the other has nothing to look after.
-            let slice = (Instant::now() + Duration::from_millis(5)).min(until);
-            if self.carrier.wait(&batch, slice) {
-                continue;
-            }
+        let standing = self.target.standing();
+        let fail = |kind, detail| Err(request.error(&self.geometry, kind, detail));
+        if standing.given_up().is_some() {
+            self.carrier.poll();
             self.helper.poll();
-            if Instant::now() >= until {
-                let detail = "the kernel still holds an earlier write or deallocation of these blocks that \
-                              was given up";
-                return Err(request.error(&self.geometry, IoErrorKind::Timeout, detail));
+            if standing.given_up().is_some() {
+                return fail(IoErrorKind::Device, LOOSE);
+            }
+        }
+        let ranges = ranges(&request.extents);
+        while let Some(batch) = standing.before(&ranges) {
+            // It is with one of the two, or with another way to the same target.
+            self.helper.poll();
+            if !self.carrier.wait(&batch, until.min(Instant::now() + SLICE))
+                && Instant::now() >= until
+            {
+                let detail = "an earlier write or deallocation of these blocks has not ended yet";
+                return fail(IoErrorKind::Timeout, detail);
             }
         }
         Ok(())
+    }
+
+    /// Remembers a change that nobody waits for any more.
+    pub(super) fn let_loose(&self, batch: &Arc<Batch>, extents: &[Extent], given_up: bool) {
+        self.target.standing().let_loose(batch, ranges(extents), given_up);
     }
 
     /// What the kernel is to do for a request, and the memory in between.
@@ -265,7 +301,7 @@ impl Shared {
                 return Ok((vec![NewJob { op: JobOp::Sync, ..NewJob::default() }], Vec::new()));
             }
             Op::Deallocate => {
-                let discard = |e: &crate::Extent| {
+                let discard = |e: &Extent| {
                     let (op, memory) = (JobOp::Discard, SmallVec::new());
                     NewJob { op, offset: e.offset, len: e.len, memory }
                 };
@@ -295,6 +331,10 @@ impl Shared {
     }
 }
 
+fn ranges(extents: &[Extent]) -> Vec<Range<u64>> {
+    extents.iter().map(|e| e.offset..e.offset.saturating_add(e.len)).collect()
+}
+
 /// A job before it belongs to a batch.
 #[derive(Debug)]
 struct NewJob {
@@ -313,7 +353,7 @@ impl Default for NewJob {
 /// Starts a request that has been looked at.
 fn start(shared: &Arc<Shared>, request: Request) -> Result<Box<dyn Ticket>, IoError> {
     let until = Instant::now() + request.deadline.min(LONGEST);
-    shared.pass_fence(&request, until)?;
+    shared.pass_loose(&request, until)?;
     let carrier = match request.op {
         Op::Deallocate => &shared.helper,
         _ => &shared.carrier,

@@ -2,14 +2,13 @@
 //! threads.
 //!
 //! What differs from a drive with queues of our own: the kernel cannot be told to let go. A request whose
-//! deadline has passed is given up, but its memory stays lent and its blocks stay fenced until the kernel
-//! is done (`fence.rs`), and an fsync that failed once is never believed again (`trust.rs`).
+//! deadline has passed is given up, but its memory stays lent until the kernel is done, and until then
+//! nothing else is written. And an fsync that failed once is never believed again (`trust.rs`).
 
 mod bounce;
 mod carriers;
 mod engine;
 mod error;
-mod fence;
 mod options;
 mod plan;
 mod ticket;

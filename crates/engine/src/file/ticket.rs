@@ -85,20 +85,19 @@ impl FileTicket {
     fn give_up(&mut self) -> Result<(), IoError> {
         self.answered = true;
         self.carrier.cancel(&self.batch);
-        if !self.batch.is_finished() {
-            self.fence();
-        }
+        self.let_loose(true);
         let detail = format!(
-            "not done within {:?} and given up; as long as the kernel holds it, its memory stays lent and \
-             writes to its blocks wait for it",
+            "not done within {:?} and given up; as long as the kernel holds it, its memory stays lent",
             self.deadline
         );
         Err(self.error(IoErrorKind::Timeout, detail))
     }
 
-    fn fence(&mut self) {
-        if matches!(self.op, Op::Write { .. } | Op::Deallocate) {
-            self.shared.fence.add(&self.batch, std::mem::take(&mut self.extents));
+    /// Nobody waits for it any more: from now on a change may be made at any time.
+    fn let_loose(&self, given_up: bool) {
+        let changes = matches!(self.op, Op::Write { .. } | Op::Deallocate);
+        if changes && !self.batch.is_finished() {
+            self.shared.let_loose(&self.batch, &self.extents, given_up);
         }
     }
 }
@@ -121,9 +120,8 @@ impl Ticket for FileTicket {
 
 impl Drop for FileTicket {
     fn drop(&mut self) {
-        // Nobody waits for it: from now on it may reach the target at any time.
-        if !self.answered && !self.batch.is_finished() {
-            self.fence();
+        if !self.answered {
+            self.let_loose(false);
         }
     }
 }

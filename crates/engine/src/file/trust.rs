@@ -5,31 +5,27 @@
 //! failure is remembered, and from then on nothing is acknowledged as durable.
 
 use std::io;
-use std::sync::{Arc, OnceLock};
-use std::time::Instant;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use gcos_hw::kernel::{Batch, Carrier, JobOp, Observer};
-use parking_lot::Mutex;
+use gcos_hw::kernel::{Batch, Carrier, JobOp, Observer, Target};
 
 use super::words;
 
-/// The first failure, and who may ask.
+/// Longest wait for what another way to the same target may look after.
+pub(super) const SLICE: Duration = Duration::from_millis(5);
+
+/// Keeps the first failure in the target's [`gcos_hw::kernel::Standing`], where every way to it finds it.
 #[derive(Debug)]
 pub(super) struct Trust {
-    failed: OnceLock<String>,
+    target: Arc<Target>,
     /// Through the page cache: a failure is told to one asker alone, so there is one at a time.
     cached: bool,
-    asking: Mutex<Option<Arc<Batch>>>,
 }
 
 impl Trust {
-    pub(super) fn new(cached: bool) -> Arc<Self> {
-        Arc::new(Self { failed: OnceLock::new(), cached, asking: Mutex::new(None) })
-    }
-
-    /// In words, why nothing is acknowledged as durable any more.
-    pub(super) fn lost(&self) -> Option<&str> {
-        self.failed.get().map(String::as_str)
+    pub(super) fn new(target: &Arc<Target>) -> Arc<Self> {
+        Arc::new(Self { target: Arc::clone(target), cached: !target.is_direct() })
     }
 
     /// Lets a batch ask that makes something durable. With the page cache it waits for the one that asks
@@ -38,32 +34,24 @@ impl Trust {
         if !self.cached {
             return true;
         }
-        loop {
-            let other = {
-                let mut asking = self.asking.lock();
-                match asking.as_ref().filter(|other| !other.is_finished()) {
-                    None => {
-                        *asking = Some(Arc::clone(batch));
-                        return true;
-                    }
-                    Some(other) => Arc::clone(other),
-                }
-            };
-            if !carrier.wait(&other, until) {
+        while let Err(other) = self.target.standing().ask_alone(batch) {
+            // It may be with another way to the same target, which looks after it.
+            if !carrier.wait(&other, until.min(Instant::now() + SLICE)) && Instant::now() >= until {
                 return false;
             }
         }
+        true
     }
 
     /// Whether a failed job says that something that was written before may be lost.
-    fn is_doubtful(&self, op: JobOp, error: &io::Error) -> bool {
+    fn is_doubtful(cached: bool, op: JobOp, error: &io::Error) -> bool {
         let errno = error.raw_os_error();
         match (op, errno) {
             // Given up by us before the kernel began.
             (_, Some(words::ECANCELED)) => false,
             (JobOp::Sync, _) => true,
             // Through the page cache it may be the write-back of others that failed.
-            (JobOp::Write { durable: true }, _) if self.cached => true,
+            (JobOp::Write { durable: true }, _) if cached => true,
             // Refused before anything was made durable, or its own place could not be had.
             (JobOp::Write { durable: true }, errno) => !errno.is_some_and(words::is_refusal),
             _ => false,
@@ -73,8 +61,10 @@ impl Trust {
 
 impl Observer for Trust {
     fn failed(&self, op: JobOp, error: &io::Error) {
-        if self.is_doubtful(op, error) && self.failed.set(words::of(error)).is_ok() {
-            tracing::error!(%error, "making writes durable failed: nothing more is acknowledged as durable");
+        let doubtful = Self::is_doubtful(self.cached, op, error);
+        if doubtful && self.target.standing().distrust(words::of(error)) {
+            let path = self.target.path().display();
+            tracing::error!(%error, %path, "making writes durable failed: nothing more is acknowledged as durable");
         }
     }
 }
@@ -84,13 +74,11 @@ mod tests {
     use super::*;
 
     fn after(cached: bool, op: JobOp, errno: i32) -> bool {
-        let trust = Trust::new(cached);
-        trust.failed(op, &io::Error::from_raw_os_error(errno));
-        trust.lost().is_some()
+        Trust::is_doubtful(cached, op, &io::Error::from_raw_os_error(errno))
     }
 
     #[test]
-    fn a_failed_sync_is_never_forgotten_and_a_failed_read_is_no_matter() {
+    fn a_failed_sync_is_doubtful_and_a_failed_read_is_no_matter() {
         const EIO: i32 = 5;
         const ENOSPC: i32 = 28;
         for cached in [false, true] {

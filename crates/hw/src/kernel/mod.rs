@@ -14,6 +14,7 @@ mod lead;
 mod owner;
 mod pool;
 mod ring;
+mod standing;
 mod sysfs;
 mod target;
 
@@ -23,4 +24,5 @@ pub use host::host_space;
 pub use job::{Batch, Job, JobOp, Observer};
 pub use pool::{Pool, PoolOptions};
 pub use ring::{Ring, RingOptions};
+pub use standing::Standing;
 pub use target::{Direct, Target, TargetOptions};

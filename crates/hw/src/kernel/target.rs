@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::file_system::{self, Alignment};
 use super::sysfs::{self, BlockDevice};
-use super::{KernelError, owner};
+use super::{KernelError, Standing, owner};
 use crate::file::to_off;
 
 /// Whether transfers go round the page cache (`O_DIRECT`).
@@ -50,6 +50,7 @@ pub struct Target {
     file_system: String,
     serial: String,
     model: String,
+    standing: Standing,
 }
 
 impl Target {
@@ -99,6 +100,7 @@ impl Target {
             file_system: String::new(),
             serial: device.serial(),
             model: device.model(),
+            standing: Standing::default(),
             path: path.to_owned(),
             file,
         };
@@ -148,6 +150,7 @@ impl Target {
             file_system,
             serial: String::new(),
             model: String::new(),
+            standing: Standing::default(),
             path: path.to_owned(),
             file,
         };
@@ -170,6 +173,7 @@ impl Target {
             file_system: String::new(),
             serial: String::new(),
             model: String::new(),
+            standing: Standing::default(),
         }
     }
 
@@ -240,6 +244,12 @@ impl Target {
     #[must_use]
     pub fn model(&self) -> &str {
         &self.model
+    }
+
+    /// What every way to this target must know of.
+    #[must_use]
+    pub fn standing(&self) -> &Standing {
+        &self.standing
     }
 
     /// The open descriptor.
