@@ -12,6 +12,7 @@ use super::ticket::Watched;
 use super::way::Road;
 use super::{DemotionReason, DemotionRules, Demotions};
 use crate::device::DeviceEngine;
+use crate::gpu::after;
 use crate::{Engine, Geometry, IoError, IoErrorKind, Op, Request, Ticket, Way};
 
 /// Moves blocks the first of several ways that is well, by rules. See the module's description.
@@ -153,7 +154,7 @@ impl Engine for DemotingEngine {
 
     fn shutdown(&self, deadline: Duration) -> Result<(), IoError> {
         self.shared.close();
-        let end = Instant::now() + deadline;
+        let end = after(Instant::now(), deadline);
         let lost = self.shared.loss(&Request::flush(deadline)).map_or(Ok(()), Err);
         let mut result = Ok(());
         for (at, road) in self.shared.roads.iter().enumerate() {

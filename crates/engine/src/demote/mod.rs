@@ -28,6 +28,16 @@
 //! What was completed on one way is what the others read: no way keeps a cache of its own that the others
 //! do not see (the kernel's is passed by O_DIRECT). A way is opened only once commands that were sent
 //! another way can no longer arrive: a drive that changes its driver is reset in between.
+//!
+//! A write that was given up on one way must not land behind one that went another way later. What ended
+//! with [`crate::IoErrorKind::Timeout`] on the NVMe driver is over: it was aborted, or a reset ended it.
+//! On a controller that is [`crate::IoErrorKind::Gone`] nothing is over by itself, hence the reset before
+//! another driver takes it. The kernel may still carry out what a [`crate::FileEngine`] has given up; all
+//! that are open on one [`gcos_hw::kernel::Target`] know of it, and refuse to write until it is over. So
+//! two ways through the kernel share one target.
+//!
+//! A controller that times out ends the commands of that moment with `Timeout`, and shows only afterwards
+//! that it does not come back from its reset: those are errors of their own, below the budget.
 
 mod device;
 mod engine;

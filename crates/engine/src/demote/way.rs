@@ -82,7 +82,7 @@ mod tests {
             volatile_cache: true,
             deallocate: false,
         };
-        let dma = gcos_hw::host_space().unwrap();
+        let dma = gcos_hw::kernel::host_space().unwrap();
         let engine = NoopEngine::new(geometry, dma);
         engine.shutdown(Duration::ZERO).unwrap();
         Road::new(Arc::new(engine))
