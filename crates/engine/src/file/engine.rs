@@ -118,6 +118,7 @@ impl FileEngine {
         let bounces = BouncePool::new()
             .map_err(|source| FileEngineError::Resources { drive: drive(), source })?;
         let trust = Trust::new(&target);
+        let no_discard = AtomicBool::new(!geometry.deallocate);
         let shared = Shared {
             dma,
             geometry,
@@ -128,7 +129,7 @@ impl FileEngine {
             rules,
             bounces,
             trust,
-            no_discard: AtomicBool::new(!target.discards()),
+            no_discard,
             closed: AtomicBool::new(false),
             target,
         };
@@ -207,7 +208,7 @@ fn geometry(target: &Target, options: &FileOptions) -> Result<Geometry, FileEngi
         lba_bytes,
         max_transfer: MAX_TRANSFER,
         volatile_cache: true,
-        deallocate: target.discards(),
+        deallocate: options.deallocate && target.discards(),
     })
 }
 

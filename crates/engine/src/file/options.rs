@@ -39,10 +39,20 @@ pub struct FileOptions {
     pub capacity: Option<u64>,
     /// Claim blocks of this size, in bytes: 512 or 4096, a multiple of the target's own; `None`: its own.
     pub lba_bytes: Option<u32>,
+    /// Whether [`crate::Op::Deallocate`] gives ranges back. For a file that means holes: room that was set
+    /// aside for it is anybody's again, and a later write may find the file system full.
+    pub deallocate: bool,
 }
 
 impl Default for FileOptions {
     fn default() -> Self {
-        Self { force: None, depth: 256, workers: 8, capacity: None, lba_bytes: None }
+        Self {
+            force: None,
+            depth: 256,
+            workers: 8,
+            capacity: None,
+            lba_bytes: None,
+            deallocate: true,
+        }
     }
 }
