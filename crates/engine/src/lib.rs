@@ -8,6 +8,7 @@ mod demote;
 pub mod device;
 mod error;
 pub mod file;
+pub mod fileio;
 mod gpu;
 mod host;
 mod noop;

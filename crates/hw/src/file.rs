@@ -50,6 +50,12 @@ impl FileIo {
         }
     }
 
+    /// Takes a file that is open. `direct` says whether it was opened with `O_DIRECT` ([`open_direct`]).
+    #[must_use]
+    pub fn of(file: File, direct: bool) -> Self {
+        Self { file, direct }
+    }
+
     /// Whether transfers bypass the page cache, and so need offsets, lengths and memory aligned to
     /// the device's block size.
     #[must_use]
@@ -162,6 +168,14 @@ impl FileIo {
             }
         }
     }
+}
+
+/// Opens a file so that transfers bypass the page cache (`O_DIRECT`), with these options.
+///
+/// # Errors
+/// The system's error; [`io::ErrorKind::InvalidInput`] where the file system cannot.
+pub fn open_direct(path: &Path, options: &OpenOptions) -> io::Result<File> {
+    options.clone().custom_flags(libc::O_DIRECT).open(path)
 }
 
 /// Drops `done` bytes from the front of the elements; finished ones are left with length 0.

@@ -1,5 +1,5 @@
-//! The rung where the GPU drives no queues: a thread of the host waits for the stream, lets the drive move
-//! the data to and from the GPU's memory, and lets the stream go on.
+//! The rung where the GPU drives no queues: a thread of the host waits for the stream, lets the drive, or what
+//! stands between it and the GPU, move the data to and from the GPU's memory, and lets the stream go on.
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel};
@@ -10,9 +10,10 @@ use gcos_cuda::{DeviceMemory, Event, Gate, Gpu, Stream};
 use gcos_hw::{order_stores, relax_spinning};
 use parking_lot::{Condvar, Mutex};
 
-use super::{DeviceEngine, DevicePath, DeviceTicket, DeviceTransfer, Driver};
+use super::mover::{ByEngine, Mover};
+use super::{DeviceEngine, DevicePath, DeviceTicket, DeviceTransfer};
 use crate::gpu::after;
-use crate::{Engine, IoError, IoErrorKind, Request, Ticket};
+use crate::{Engine, IoError, IoErrorKind, Ticket};
 
 /// How long the thread sleeps at most while nothing is asked of it.
 const IDLE: Duration = Duration::from_millis(500);
@@ -20,10 +21,8 @@ const IDLE: Duration = Duration::from_millis(500);
 /// Moves blocks between a drive and GPU memory through an engine that the host drives.
 #[derive(Debug)]
 pub struct HostDriven {
-    engine: Arc<dyn Engine>,
+    mover: Arc<dyn Mover>,
     memory: Arc<DeviceMemory>,
-    /// Why the GPU does not drive queues itself.
-    refused: Vec<String>,
     /// To the thread; `None` after a shutdown.
     jobs: Mutex<Option<Sender<Job>>>,
     under_way: Arc<UnderWay>,
@@ -46,7 +45,9 @@ struct Job {
     gate: Gate,
     /// When the work before it must have ended.
     patience: Instant,
-    requests: Vec<Request>,
+    transfers: Vec<DeviceTransfer>,
+    /// Time for the transfers from their beginning.
+    deadline: Duration,
     shared: Arc<Shared>,
     _counted: Counted,
 }
@@ -103,29 +104,29 @@ impl HostDriven {
                 "expected GPU memory in the address space of the engine's drive".to_owned();
             return Err(fail(IoErrorKind::Invalid, detail));
         }
+        Self::over(Arc::new(ByEngine { engine, refused }), memory)
+    }
+
+    /// Lets `mover` move the blocks of transfers when their turn has come.
+    pub(super) fn over(mover: Arc<dyn Mover>, memory: Arc<DeviceMemory>) -> Result<Self, IoError> {
+        let fail = |kind, detail| IoError::about(&mover.geometry().name, kind, "open", detail);
         let (jobs, receive) = channel();
-        let worker = Arc::clone(&engine);
+        let worker = Arc::clone(&mover);
         let thread = std::thread::Builder::new()
             .name("gpu-host-driven".to_owned())
             .spawn(move || work(&*worker, &receive))
             .map_err(|error| fail(IoErrorKind::Device, format!("no thread: {error}")))?;
         Ok(Self {
-            engine,
+            mover,
             memory,
-            refused,
             jobs: Mutex::new(Some(jobs)),
             under_way: Arc::default(),
             thread: Mutex::new(Some(thread)),
         })
     }
 
-    fn request(transfer: DeviceTransfer, deadline: Duration) -> Request {
-        let segments = transfer.segments.iter().map(|segment| segment.dma().clone()).collect();
-        Request { op: transfer.op, extents: transfer.extents, segments, deadline }
-    }
-
     fn failed(&self, kind: IoErrorKind, detail: impl Into<String>) -> IoError {
-        IoError::about(&self.engine.geometry().name, kind, "start", detail.into())
+        IoError::about(&self.mover.geometry().name, kind, "start", detail.into())
     }
 }
 
@@ -140,10 +141,10 @@ impl DeviceEngine for HostDriven {
 
     fn path(&self) -> DevicePath {
         DevicePath {
-            driver: Driver::Host,
+            driver: self.mover.driver(),
             memory: self.memory.rung(),
             doorbell: None,
-            refused: self.refused.clone(),
+            refused: self.mover.refused(),
         }
     }
 
@@ -158,7 +159,7 @@ impl DeviceEngine for HostDriven {
             return Err(self.failed(IoErrorKind::Invalid, detail));
         }
         for transfer in &transfers {
-            transfer.check(self.engine.geometry(), self.gpu())?;
+            transfer.check(self.mover.geometry(), self.gpu())?;
         }
         let jobs = self.jobs.lock().clone();
         let Some(jobs) = jobs else {
@@ -175,14 +176,15 @@ impl DeviceEngine for HostDriven {
             before,
             gate: stream.gate().map_err(gpu_failed)?,
             patience: after(Instant::now(), deadline),
-            requests: transfers.into_iter().map(|it| Self::request(it, deadline)).collect(),
+            transfers,
+            deadline,
             shared: Arc::clone(&shared),
             _counted: Counted::new(&self.under_way),
         };
         // A job that comes back is dropped, which opens its gate.
         match jobs.send(job) {
             Ok(()) => {
-                let drive = self.engine.geometry().name.clone();
+                let drive = self.mover.geometry().name.clone();
                 Ok(Box::new(HostDrivenTicket { shared, drive, count, taken: false }))
             }
             Err(_) => Err(self.failed(IoErrorKind::Gone, "the engine's thread has ended")),
@@ -279,7 +281,7 @@ struct Running {
 }
 
 /// The thread: until the engine is gone and all its jobs have ended.
-fn work(engine: &dyn Engine, jobs: &Receiver<Job>) {
+fn work(mover: &dyn Mover, jobs: &Receiver<Job>) {
     let (mut waiting, mut running) = (Vec::<Job>::new(), Vec::<Running>::new());
     let (mut spins, mut open) = (0, true);
     while open || !waiting.is_empty() || !running.is_empty() {
@@ -299,7 +301,7 @@ fn work(engine: &dyn Engine, jobs: &Receiver<Job>) {
         }
         let before = (waiting.len(), running.len());
         for job in waiting.extract_if(.., |job| !matches!(is_due(job), Due::NotYet)) {
-            running.push(begin(engine, job));
+            running.push(begin(mover, job));
         }
         running.iter_mut().for_each(Running::poll);
         running.retain(|job| job.left > 0);
@@ -330,10 +332,10 @@ fn is_due(job: &Job) -> Due {
     }
 }
 
-fn begin(engine: &dyn Engine, job: Job) -> Running {
+fn begin(mover: &dyn Mover, job: Job) -> Running {
     let due = is_due(&job);
-    let Job { gate, requests, shared, _counted, .. } = job;
-    let count = requests.len();
+    let Job { gate, transfers, deadline, shared, _counted, .. } = job;
+    let count = transfers.len();
     let mut started = Running {
         tickets: Vec::with_capacity(count),
         results: Vec::with_capacity(count),
@@ -342,12 +344,12 @@ fn begin(engine: &dyn Engine, job: Job) -> Running {
         shared,
         _counted,
     };
-    for request in requests {
+    for transfer in transfers {
         let submitted = match &due {
             Due::Failed(kind, detail) => {
-                Err(request.error(engine.geometry(), *kind, detail.clone()))
+                Err(transfer.error(mover.geometry(), *kind, detail.clone()))
             }
-            Due::Now | Due::NotYet => engine.submit(request),
+            Due::Now | Due::NotYet => mover.submit(transfer, deadline),
         };
         match submitted {
             Ok(ticket) => {

@@ -4,10 +4,18 @@
 //! stream: they begin when the work before them in the stream has ended, and work behind them sees what
 //! they have read. Nobody waits for that but who asks the [`DeviceTicket`].
 
+mod attached;
+mod chunks;
+mod cufile;
+mod file;
 mod host_driven;
+mod mover;
 mod path;
+mod staged;
 mod transfer;
 
+pub use attached::Attached;
+pub use file::{CuFileUse, FileDeviceOptions, file_device};
 pub use gcos_cuda::ops;
 pub use gcos_cuda::{
     DeviceBuffer, DeviceMemory, DeviceSlice, Event, ForeignMemory, Gpu, GpuError, GpuRange,

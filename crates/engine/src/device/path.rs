@@ -1,6 +1,7 @@
 use std::fmt;
 
 use gcos_cuda::Rung;
+use gcos_cuda::cufile::CuFileMode;
 
 /// Who posts commands and reads completions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,6 +15,10 @@ pub enum Driver {
     },
     /// The host's queues and processors. The data goes to the GPU's memory all the same.
     Host,
+    /// cuFile, over the kernel's file or block device.
+    CuFile(CuFileMode),
+    /// The host, to and from its own memory; the GPU copies from and to there.
+    Staged,
 }
 
 /// How the doorbells of a drive are rung by a GPU.
@@ -57,6 +62,8 @@ impl fmt::Display for DevicePath {
                 write!(f, "driven by the GPU: {queue_pairs} queue pairs of {queue_depth} entries")?
             }
             Driver::Host => f.write_str("driven by the host")?,
+            Driver::CuFile(mode) => write!(f, "by cuFile, {mode}")?,
+            Driver::Staged => f.write_str("driven by the host, through pinned host memory")?,
         }
         write!(f, "; memory: {}", self.memory)?;
         if let Some(doorbell) = self.doorbell {

@@ -1,0 +1,514 @@
+//! cuFile in between: its library moves bytes of the drive's file to and from the GPU's memory, at best without
+//! the processor.
+//!
+//! Its calls block, and cannot be given up. So they are made by threads of their own, pieces of one transfer at
+//! the same time, in the order of the stream by its event and gate. The library's own transfers in a stream
+//! (`cuFileReadAsync`) have neither a deadline nor a way to tell why one failed, and go one behind the other.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use gcos_cuda::cufile::{BufferBudget, CuFileError, CuFileHandle, CuFileMode, RegisteredBuffer};
+use gcos_cuda::{DeviceSlice, GpuError};
+use gcos_hw::kernel::{Batch, JobOp};
+use parking_lot::{Condvar, Mutex};
+
+use super::chunks::chunks;
+use super::mover::Mover;
+use super::staged::ByStaging;
+use super::{DeviceTransfer, Driver};
+use crate::gpu::after;
+use crate::{Engine, Extent, FileEngine, Geometry, IoError, IoErrorKind, Op, Request, Ticket};
+
+/// Bytes that one call moves: enough to keep a drive busy, little enough for several threads to share a transfer.
+const PIECE_BYTES: usize = 1 << 20;
+/// Transfers in a row that cuFile may fail before it is left for good.
+const PATIENCE: u32 = 3;
+/// How long a thread sleeps at most while there is nothing to do.
+const IDLE: Duration = Duration::from_millis(500);
+
+/// Moves blocks by cuFile.
+#[derive(Debug)]
+pub(super) struct ByCuFile {
+    file: Arc<FileEngine>,
+    handle: Arc<CuFileHandle>,
+    queue: Arc<Queue>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    buffers: Buffers,
+    /// For pieces off the file's pages, and, unless cuFile was asked for, for those that it fails.
+    staging: Arc<ByStaging>,
+    /// Whether transfers that cuFile fails are done by staging.
+    falls_back: bool,
+    health: Arc<Mutex<Health>>,
+}
+
+/// Whether cuFile is to be trusted.
+#[derive(Debug, Default)]
+struct Health {
+    in_a_row: u32,
+    /// Why it was left.
+    left: Option<String>,
+}
+
+/// Windows of the GPU's memory that cuFile knows, by their addresses; `None` for those that it is not to know.
+#[derive(Debug)]
+struct Buffers {
+    budget: Arc<BufferBudget>,
+    known: Mutex<BTreeMap<u64, Option<Arc<RegisteredBuffer>>>>,
+}
+
+/// Pieces that wait for a thread.
+#[derive(Debug, Default)]
+struct Queue {
+    state: Mutex<QueueState>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct QueueState {
+    pieces: VecDeque<Piece>,
+    closed: bool,
+}
+
+/// One call of cuFile. It holds its memory, whoever else gives it up.
+#[derive(Debug)]
+struct Piece {
+    handle: Arc<CuFileHandle>,
+    memory: DeviceSlice,
+    registered: Option<Arc<RegisteredBuffer>>,
+    offset: u64,
+    moving: Arc<Moving>,
+}
+
+/// A transfer that threads work for.
+#[derive(Debug)]
+struct Moving {
+    write: bool,
+    end: Instant,
+    state: Mutex<MovingState>,
+    /// Fences a write that was given up, until cuFile has let go.
+    fence: Arc<Batch>,
+}
+
+#[derive(Debug, Default)]
+struct MovingState {
+    left: usize,
+    failed: Option<Failure>,
+    /// Nobody waits any more.
+    given_up: bool,
+}
+
+/// Why a piece failed.
+#[derive(Debug)]
+enum Failure {
+    CuFile(CuFileError),
+    NotBegun,
+}
+
+impl ByCuFile {
+    pub(super) fn new(
+        file: Arc<FileEngine>,
+        handle: Arc<CuFileHandle>,
+        staging: ByStaging,
+        budget: Arc<BufferBudget>,
+        workers: usize,
+        falls_back: bool,
+    ) -> Result<Self, IoError> {
+        let queue = Arc::<Queue>::default();
+        let made = Self {
+            buffers: Buffers { budget, known: Mutex::default() },
+            queue: Arc::clone(&queue),
+            threads: Mutex::default(),
+            staging: Arc::new(staging),
+            falls_back,
+            health: Arc::default(),
+            handle,
+            file,
+        };
+        for number in 0..workers.max(1) {
+            let queue = Arc::clone(&queue);
+            let thread = std::thread::Builder::new().name(format!("gcos-cufile-{number}"));
+            let thread = thread.spawn(move || work(&queue)).map_err(|error| {
+                let name = &made.file.geometry().name;
+                IoError::about(name, IoErrorKind::Device, "open", format!("no thread: {error}"))
+            })?;
+            made.threads.lock().push(thread);
+        }
+        Ok(made)
+    }
+}
+
+/// Whether cuFile takes the transfer as it is: all pieces begin and end at pages of the file. What is less it
+/// reads, changes and writes back, which may undo what others write beside it.
+fn fits(transfer: &DeviceTransfer) -> bool {
+    let page = gcos_hw::PAGE_BYTES;
+    let whole = |extent: &Extent| (extent.offset | extent.len).is_multiple_of(page as u64);
+    transfer.extents.iter().all(whole)
+        && transfer.segments.iter().all(|segment| segment.len().is_multiple_of(page))
+}
+
+impl Buffers {
+    /// What cuFile knows of the window that holds the memory. In compatibility mode that saves nothing.
+    fn of(&self, handle: &CuFileHandle, memory: &DeviceSlice) -> Option<Arc<RegisteredBuffer>> {
+        if handle.mode() == CuFileMode::Compatibility {
+            return None;
+        }
+        let window = memory.window()?;
+        let mut known = self.known.lock();
+        let entry = known.entry(gcos_cuda::GpuRange::device_address(&window));
+        let found =
+            entry.or_insert_with(|| match handle.cufile().register_buffer(&window, &self.budget) {
+                Ok(registered) => Some(Arc::new(registered)),
+                Err(error) => {
+                    tracing::info!(%error, "cuFile copies what lies in a window of GPU memory");
+                    None
+                }
+            });
+        found.clone()
+    }
+}
+
+impl Mover for ByCuFile {
+    fn geometry(&self) -> &Geometry {
+        self.file.geometry()
+    }
+
+    fn driver(&self) -> Driver {
+        match &self.health.lock().left {
+            None => Driver::CuFile(self.handle.mode()),
+            Some(_) => Driver::Staged,
+        }
+    }
+
+    fn refused(&self) -> Vec<String> {
+        self.health.lock().left.iter().cloned().collect()
+    }
+
+    fn submit(
+        &self,
+        transfer: DeviceTransfer,
+        deadline: Duration,
+    ) -> Result<Box<dyn Ticket>, IoError> {
+        if self.health.lock().left.is_some() || !fits(&transfer) {
+            return self.staging.submit(transfer, deadline);
+        }
+        let end = after(Instant::now(), deadline);
+        let (write, fua) = match transfer.op {
+            Op::Write { fua } => (true, fua),
+            _ => (false, false),
+        };
+        Ok(Box::new(CuFileTicket {
+            file: Arc::clone(&self.file),
+            staging: self.falls_back.then(|| Arc::clone(&self.staging)),
+            health: Arc::clone(&self.health),
+            waiting: Some(self.pieces(&transfer, write, end)?),
+            queue: Arc::clone(&self.queue),
+            moving: None,
+            write,
+            flush: fua,
+            then: None,
+            end,
+            transfer,
+            over: false,
+        }))
+    }
+}
+
+impl ByCuFile {
+    fn pieces(
+        &self,
+        transfer: &DeviceTransfer,
+        write: bool,
+        end: Instant,
+    ) -> Result<Vec<Piece>, IoError> {
+        let wrong = |error: GpuError| {
+            transfer.error(self.geometry(), IoErrorKind::Invalid, error.to_string())
+        };
+        let chunks = chunks(transfer, PIECE_BYTES).map_err(wrong)?;
+        let left = chunks.iter().map(|chunk| chunk.parts.len()).sum();
+        let state = Mutex::new(MovingState { left, ..MovingState::default() });
+        let fence = Batch::new(1, None);
+        let moving = Arc::new(Moving { write, end, state, fence });
+        let mut pieces = Vec::with_capacity(left);
+        for chunk in chunks {
+            let mut offset = chunk.offset;
+            for memory in chunk.parts {
+                let len = memory.len() as u64;
+                let registered = self.buffers.of(&self.handle, &memory);
+                let (handle, moving) = (Arc::clone(&self.handle), Arc::clone(&moving));
+                pieces.push(Piece { handle, memory, registered, offset, moving });
+                offset += len;
+            }
+        }
+        Ok(pieces)
+    }
+}
+
+impl Drop for ByCuFile {
+    fn drop(&mut self) {
+        self.queue.state.lock().closed = true;
+        self.queue.changed.notify_all();
+        // A thread that the kernel does not let go of must not hold up whoever drops this.
+        for thread in std::mem::take(&mut *self.threads.lock()) {
+            if thread.is_finished() && thread.join().is_err() {
+                tracing::error!("a thread of cuFile panicked");
+            }
+        }
+    }
+}
+
+/// A thread: until the engine is gone and nothing waits.
+fn work(queue: &Queue) {
+    loop {
+        let piece = {
+            let mut state = queue.state.lock();
+            loop {
+                if let Some(piece) = state.pieces.pop_front() {
+                    break piece;
+                }
+                if state.closed {
+                    return;
+                }
+                queue.changed.wait_for(&mut state, IDLE);
+            }
+        };
+        piece.run();
+    }
+}
+
+impl Piece {
+    fn run(self) {
+        let Self { handle, memory, registered, offset, moving } = self;
+        let begun = {
+            let state = moving.state.lock();
+            !state.given_up && state.failed.is_none() && Instant::now() < moving.end
+        };
+        let registered = registered.as_deref();
+        let result = match (begun, moving.write) {
+            (false, _) => Err(Failure::NotBegun),
+            (true, true) => handle.write(&memory, offset, registered).map_err(Failure::CuFile),
+            (true, false) => read(&handle, &memory, offset, registered).map_err(Failure::CuFile),
+        };
+        drop(memory);
+        let mut state = moving.state.lock();
+        if let Err(failure) = result {
+            // The first that says something.
+            match &state.failed {
+                None | Some(Failure::NotBegun) => state.failed = Some(failure),
+                Some(Failure::CuFile(_)) => {}
+            }
+        }
+        state.left -= 1;
+        if state.left == 0 {
+            moving.fence.end(JobOp::Discard, Ok(()));
+        }
+    }
+}
+
+/// Reads all of it: a file that ends early is an error.
+fn read(
+    handle: &CuFileHandle,
+    memory: &DeviceSlice,
+    offset: u64,
+    registered: Option<&RegisteredBuffer>,
+) -> Result<(), CuFileError> {
+    let (moved, wanted) = (handle.read(memory, offset, registered)? as u64, memory.len() as u64);
+    match moved == wanted {
+        true => Ok(()),
+        false => Err(CuFileError::Short { call: "cuFileRead", offset, wanted, moved }),
+    }
+}
+
+/// A transfer under way.
+#[derive(Debug)]
+struct CuFileTicket {
+    file: Arc<FileEngine>,
+    /// What does it if cuFile does not.
+    staging: Option<Arc<ByStaging>>,
+    health: Arc<Mutex<Health>>,
+    queue: Arc<Queue>,
+    transfer: DeviceTransfer,
+    /// Pieces that threads do not have yet.
+    waiting: Option<Vec<Piece>>,
+    moving: Option<Arc<Moving>>,
+    write: bool,
+    flush: bool,
+    /// What goes on after cuFile: a flush, or staging.
+    then: Option<Box<dyn Ticket>>,
+    end: Instant,
+    over: bool,
+}
+
+impl CuFileTicket {
+    fn error(&self, kind: IoErrorKind, detail: impl Into<String>) -> IoError {
+        self.transfer.error(self.file.geometry(), kind, detail)
+    }
+
+    fn extents(&self) -> &[Extent] {
+        &self.transfer.extents
+    }
+
+    /// Gives the pieces to the threads. A write is refused while one that was given up may still reach the drive,
+    /// as the file's engine refuses its own.
+    fn begin(&mut self) -> Option<Result<(), IoError>> {
+        if self.write && self.waiting.is_some() && self.file.fence_before(self.extents()).is_some()
+        {
+            let detail = "a change that was given up is still with the kernel; nothing is written until it ends";
+            return Some(Err(self.error(IoErrorKind::Device, detail)));
+        }
+        if let Some(pieces) = self.waiting.take() {
+            self.moving = pieces.first().map(|piece| Arc::clone(&piece.moving));
+            self.queue.state.lock().pieces.extend(pieces);
+            self.queue.changed.notify_all();
+        }
+        None
+    }
+
+    /// How the threads' work ended, if it has or nobody waits any longer.
+    fn moved(&mut self) -> Option<Result<(), Failed>> {
+        let moving = self.moving.as_ref()?;
+        let mut state = moving.state.lock();
+        if state.left == 0 {
+            return Some(match state.failed.take() {
+                None => Ok(()),
+                Some(Failure::CuFile(error)) => Err(Failed::CuFile(error)),
+                Some(Failure::NotBegun) => Err(Failed::Late),
+            });
+        }
+        if Instant::now() < self.end {
+            return None;
+        }
+        state.given_up = true;
+        if self.write {
+            self.file.fence_given_up(&moving.fence, &self.transfer.extents);
+        }
+        Some(Err(Failed::Late))
+    }
+
+    /// What follows an end of the threads' work.
+    fn after(&mut self, ended: Result<(), Failed>) -> Result<Option<Box<dyn Ticket>>, IoError> {
+        let left = self.end.saturating_duration_since(Instant::now());
+        match ended {
+            Ok(()) => {
+                self.health.lock().in_a_row = 0;
+                if !self.flush {
+                    return Ok(None);
+                }
+                self.file.submit(Request::flush(left)).map(Some)
+            }
+            Err(Failed::Late) => {
+                let detail = "cuFile did not end it in time; its memory stays lent until it does";
+                Err(self.error(IoErrorKind::Timeout, detail))
+            }
+            Err(Failed::CuFile(error)) => {
+                let failed = self.failed(&error);
+                let Some(staging) = self.staging.clone().filter(|_| is_its_own(&error)) else {
+                    return Err(failed);
+                };
+                self.blame(&error);
+                staging.submit(self.transfer.clone(), left).map(Some)
+            }
+        }
+    }
+
+    /// Counts a failure of cuFile's own, and leaves it after several in a row.
+    fn blame(&self, error: &CuFileError) {
+        let mut health = self.health.lock();
+        health.in_a_row += 1;
+        if health.in_a_row >= PATIENCE && health.left.is_none() {
+            let reason = format!("cuFile failed {PATIENCE} times in a row: {error}");
+            tracing::warn!(
+                drive = self.file.geometry().name,
+                reason,
+                "a GPU's transfers go through host memory from now on"
+            );
+            health.left = Some(reason);
+        }
+    }
+
+    fn failed(&self, error: &CuFileError) -> IoError {
+        let kind = match error {
+            CuFileError::Os { source, .. } => kind_of(source),
+            CuFileError::Short { .. } if !self.write => IoErrorKind::Media,
+            _ => IoErrorKind::Device,
+        };
+        let mut text = error.to_string();
+        if let Some(source) = error.os() {
+            text = format!("{text}: {source}");
+        }
+        self.error(kind, text)
+    }
+}
+
+/// Why the threads did not do it.
+enum Failed {
+    CuFile(CuFileError),
+    Late,
+}
+
+/// Whether it is the library that failed, not the drive: the same transfer may go well without it.
+fn is_its_own(error: &CuFileError) -> bool {
+    error.os().is_none_or(|source| kind_of(source) == IoErrorKind::Invalid)
+}
+
+/// What an error of the system says of the drive. The numbers are those of Linux.
+fn kind_of(error: &std::io::Error) -> IoErrorKind {
+    const MEDIA: [i32; 6] = [5, 61, 74, 84, 117, 121];
+    const GONE: [i32; 4] = [6, 19, 108, 123];
+    const INVALID: [i32; 3] = [14, 22, 95];
+    match error.raw_os_error() {
+        Some(number) if MEDIA.contains(&number) => IoErrorKind::Media,
+        Some(number) if GONE.contains(&number) => IoErrorKind::Gone,
+        Some(number) if INVALID.contains(&number) => IoErrorKind::Invalid,
+        _ => IoErrorKind::Device,
+    }
+}
+
+impl Ticket for CuFileTicket {
+    fn poll(&mut self) -> Option<Result<(), IoError>> {
+        if self.over {
+            return None;
+        }
+        if let Some(then) = &mut self.then {
+            let ended = then.poll()?;
+            self.over = true;
+            return Some(ended);
+        }
+        if let Some(failed) = self.begin() {
+            self.over = true;
+            return Some(failed);
+        }
+        let ended = self.moved()?;
+        match self.after(ended) {
+            Ok(Some(then)) => {
+                self.then = Some(then);
+                self.poll()
+            }
+            Ok(None) => {
+                self.over = true;
+                Some(Ok(()))
+            }
+            Err(error) => {
+                self.over = true;
+                Some(Err(error))
+            }
+        }
+    }
+
+    fn wait(mut self: Box<Self>) -> Result<(), IoError> {
+        // It ends at its deadline.
+        let mut spins = 0;
+        loop {
+            if let Some(result) = self.poll() {
+                return result;
+            }
+            if self.over {
+                return Err(self.error(IoErrorKind::Invalid, "the result was taken already"));
+            }
+            spins += 1;
+            gcos_hw::relax_spinning(spins);
+        }
+    }
+}

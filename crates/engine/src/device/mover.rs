@@ -1,0 +1,58 @@
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{DeviceTransfer, Driver};
+use crate::{Engine, Geometry, IoError, Request, Ticket};
+
+/// What moves the blocks of a transfer when its turn in the stream has come. All its calls come from the one
+/// thread of a [`super::HostDriven`], its tickets are polled there.
+pub(super) trait Mover: Send + Sync + fmt::Debug {
+    /// The drive.
+    fn geometry(&self) -> &Geometry;
+
+    /// Who moves the blocks, as it is now.
+    fn driver(&self) -> Driver;
+
+    /// Better ways that were refused, and why, as it is now.
+    fn refused(&self) -> Vec<String>;
+
+    /// Starts a transfer, which was checked. Its ticket ends within `deadline` and the time for recovering the
+    /// drive.
+    fn submit(
+        &self,
+        transfer: DeviceTransfer,
+        deadline: Duration,
+    ) -> Result<Box<dyn Ticket>, IoError>;
+}
+
+/// An engine that reaches the GPU's memory itself.
+#[derive(Debug)]
+pub(super) struct ByEngine {
+    pub(super) engine: Arc<dyn Engine>,
+    pub(super) refused: Vec<String>,
+}
+
+impl Mover for ByEngine {
+    fn geometry(&self) -> &Geometry {
+        self.engine.geometry()
+    }
+
+    fn driver(&self) -> Driver {
+        Driver::Host
+    }
+
+    fn refused(&self) -> Vec<String> {
+        self.refused.clone()
+    }
+
+    fn submit(
+        &self,
+        transfer: DeviceTransfer,
+        deadline: Duration,
+    ) -> Result<Box<dyn Ticket>, IoError> {
+        let segments = transfer.segments.iter().map(|segment| segment.dma().clone()).collect();
+        let DeviceTransfer { op, extents, .. } = transfer;
+        self.engine.submit(Request { op, extents, segments, deadline })
+    }
+}
