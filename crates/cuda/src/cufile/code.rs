@@ -179,8 +179,8 @@ const ROWS: &[Row] = &[
     row(
         5033,
         "CU_FILE_NVFS_SETUP_ERROR",
-        "nvidia-fs could not be set up",
-        "see the kernel's log (dmesg) for nvidia-fs",
+        "cuFile could not be set up: it did not find the CUDA driver, or nvidia-fs failed",
+        "see that libcuda.so.1 can be loaded, and the kernel's log (dmesg) for nvidia-fs",
     ),
     row(
         5034,

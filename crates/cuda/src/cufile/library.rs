@@ -242,6 +242,23 @@ mod tests {
     }
 
     #[test]
+    fn every_function_is_in_nvidias_own_library() {
+        let fetched = "../../.cache/cuda/nvidia/cu13/lib/libcufile.so.0";
+        let fetched = Path::new(env!("CARGO_MANIFEST_DIR")).join(fetched);
+        // It is not loaded: without a CUDA driver it prints, and leaves a log behind.
+        let Ok(bytes) = std::fs::read(fetched) else { return };
+        let source = include_str!("library.rs");
+        let (code, _) = source.split_once("#[cfg(test)]").unwrap();
+        let names = code.split('"').filter(|text| text.starts_with("cuFile"));
+        let names: Vec<&str> = names.collect();
+        assert!(names.len() > 20, "{names:?}");
+        for name in names {
+            let wanted = [b"\0", name.as_bytes(), b"\0"].concat();
+            assert!(bytes.windows(wanted.len()).any(|part| part == wanted), "no {name}");
+        }
+    }
+
+    #[test]
     fn negative_results_are_the_systems_or_cufiles() {
         let enospc = || std::io::Error::from_raw_os_error(28);
         let error = of_negative("cuFileWrite", 4096, -1, enospc());
