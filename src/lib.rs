@@ -23,12 +23,13 @@
 //! ```
 
 pub mod config;
+pub mod copy;
 mod drives;
 pub mod units;
 mod version;
 
 pub use config::{Config, ConfigError, PathKind};
-pub use drives::{Drives, OpenError, SkippedDrive, open_drives};
+pub use drives::{DriveChoice, Drives, OpenError, SkippedDrive, open_drives};
 pub use gcos_store::{
     Durability, FormatOptions, IfExists, Lookup, MissReason, ObjectInfo, OpenOptions, PoolInfo,
     PutOptions, PutOutcome, RecoveryReport, Sink, Source, Stats, Store, StoreError,
@@ -45,6 +46,7 @@ pub use gcos_check as check;
 pub use gcos_cuda as cuda;
 pub use gcos_emulator as emulator;
 pub use gcos_engine as engine;
+pub use gcos_engine::fileio;
 pub use gcos_hw as hw;
 pub use gcos_layout as layout;
 pub use gcos_nvme as nvme;

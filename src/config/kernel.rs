@@ -57,7 +57,7 @@ pub struct KernelPaths {
     pub queue_depth: u32,
     /// Threads that carry out requests of one drive where POSIX is the way.
     pub workers: u32,
-    /// Memory of each GPU through which cuFile moves what does not lie in its own buffers, in MiB.
+    /// Most memory of each GPU that is registered with cuFile, in MiB.
     pub cufile_buffer_mib: u32,
 }
 

@@ -103,7 +103,7 @@ pub const FIELDS: &[Field] = &[
     text("kernel_path.force", "way", WAYS, ""),
     int("kernel_path.queue_depth", "requests", [1, 4096, 1], 256),
     int("kernel_path.workers", "threads", [1, 256, 1], 8),
-    int("kernel_path.cufile_buffer_mib", "MiB per GPU", [1, 4096, 1], 64),
+    int("kernel_path.cufile_buffer_mib", "MiB per GPU", [0, 65_536, 1], 512),
     text("fallback.path", "file", &[], ""),
     int("fallback.capacity_bytes", "bytes", [0, 1 << 50, 4096], 0),
     int("fallback.max_errors", "errors", [0, 1_000_000, 1], 0),

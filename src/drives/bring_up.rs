@@ -4,34 +4,48 @@ use gcos_emulator::{
     AddressSpace, Config as EmulatorConfig, Emulator, EmulatorError, Medium, Namespace,
     WriteCacheConfig,
 };
-use gcos_engine::HostQueueEngine;
+use gcos_engine::{Engine, HostQueueEngine};
 use gcos_hw::Function;
 use gcos_hw::pci::{Names, NamesError, PciAddress, Sysfs};
 use gcos_hw::vfio::VfioSpace;
 use gcos_nvme::{Completion, Controller, NvmeError, Options};
 
-use super::platform::Platform;
-use super::{OpenError, image};
+use super::OpenError;
+use super::choice::DriveChoice;
+use super::image::{self, Made};
+use super::patience::when_free;
+use super::platform::Queues;
 use crate::config::{Config, PathKind};
 
-/// Opens one entry of `disk.paths`, with so many queue pairs to lend to GPUs.
+/// Opens one entry of `disk.paths` that has queues, with so many queue pairs to lend to GPUs. With
+/// `create`, an image that is not there is made first, and noted.
 pub(super) fn drive(
     config: &Config,
     index: usize,
     (path, kind): (&str, &PathKind),
-    platform: &Platform,
-    create: bool,
+    queues: &Queues,
+    create: Option<&mut Made>,
     lent: u16,
-) -> Result<Arc<HostQueueEngine>, OpenError> {
-    match platform {
-        Platform::Vfio(space) => real(config, path, kind, space, lent),
-        Platform::Emulated(space) => {
+) -> Result<(Arc<HostQueueEngine>, DriveChoice), OpenError> {
+    let engine = match queues {
+        Queues::Vfio(space) => real(config, path, kind, space, lent)?,
+        Queues::Emulated(space) => {
             let medium = medium(config, kind, create)?;
             let function = emulator(config, index, path, medium, space)
                 .map_err(|source| OpenError::Emulator { path: path.to_owned(), source })?;
-            engine(config, path, function, None, lent)
+            engine(config, path, function, None, lent)?
         }
-    }
+        // The platform was made for these very entries.
+        Queues::None => return Err(OpenError::NoQueues { path: path.to_owned() }),
+    };
+    let reason = match kind {
+        PathKind::Pci(_) => "a PCI address, bound to vfio-pci",
+        PathKind::Bound(_) => "a recorded name of a drive that is bound to vfio-pci",
+        PathKind::EmulatedFile(_) => "the software controller over an image file",
+        _ => "the software controller over memory",
+    };
+    let choice = DriveChoice::new(path, engine.way().name, reason);
+    Ok((engine, choice))
 }
 
 /// A drive behind VFIO, by its address or by the name that was recorded for it.
@@ -59,19 +73,26 @@ fn resolve(name: &str) -> Result<(PciAddress, Option<String>), NamesError> {
     Ok((address, names.get(name).and_then(|named| named.identity.serial.clone())))
 }
 
-fn medium(config: &Config, kind: &PathKind, create: bool) -> Result<Arc<Medium>, OpenError> {
+fn medium(
+    config: &Config,
+    kind: &PathKind,
+    create: Option<&mut Made>,
+) -> Result<Arc<Medium>, OpenError> {
     let opened = match kind {
         PathKind::EmulatedRam(bytes) => Medium::ram(*bytes),
         PathKind::EmulatedFile(file) => {
             let bytes = config.disk.capacity_bytes;
-            if create {
-                image::create(file, bytes)?;
+            if let Some(made) = create {
+                image::create(file, bytes, made)?;
             }
             image::check(file, bytes)?;
-            Medium::file(file, config.emulated.direct_io)
+            when_free(
+                || Medium::file(file, config.emulated.direct_io),
+                |error| matches!(error, EmulatorError::Locked { .. }),
+            )
         }
         PathKind::Pci(_) | PathKind::Bound(_) | PathKind::Kernel(_) => {
-            return Err(OpenError::NoKernelPath { path: kind.to_string() });
+            return Err(OpenError::NoQueues { path: kind.to_string() });
         }
     };
     opened.map_err(|source| match source {

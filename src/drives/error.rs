@@ -2,7 +2,9 @@ use std::io;
 use std::path::PathBuf;
 
 use gcos_emulator::EmulatorError;
+use gcos_engine::{FileEngineError, IoError, KernelPath};
 use gcos_hw::HwError;
+use gcos_hw::kernel::KernelError;
 use gcos_hw::pci::NamesError;
 use gcos_hw::vfio::VfioError;
 
@@ -47,8 +49,8 @@ pub enum OpenError {
     },
     /// Real and software drives in one pool.
     #[error(
-        "{real} is a real drive and {software} is emulated; the drives of a pool share one address \
-         space, so they must be all of one kind"
+        "{real} is a drive behind VFIO and {software} is emulated; the drives of a pool share one address \
+         space, so they must be all of one kind. Block devices and plain files go with either"
     )]
     Mixed {
         /// An entry of the one kind.
@@ -56,14 +58,123 @@ pub enum OpenError {
         /// An entry of the other.
         software: String,
     },
-    /// A device or file behind the kernel.
-    #[error(
-        "{path}: the kernel's I/O path is not part of this version; to try GCOS on an image file, \
-         write emulated:FILE in disk.paths"
-    )]
-    NoKernelPath {
+    /// An entry that has no queues was to be opened as one that has.
+    #[error("{path}: there is no controller behind it")]
+    NoQueues {
         /// The entry.
         path: String,
+    },
+    /// There is no such device or file.
+    #[error(
+        "{path:?}: there is no such block device or file; `gcos zone-format` makes plain files, and \
+         `gcos devices` lists the drives"
+    )]
+    NoFile {
+        /// What was looked for.
+        path: PathBuf,
+    },
+    /// A block device or file cannot be opened.
+    #[error("{path}: it cannot be driven through the kernel")]
+    Kernel {
+        /// The entry.
+        path: String,
+        /// Why, and what to do.
+        #[source]
+        source: KernelError,
+    },
+    /// The file system has no direct I/O, which is asked for.
+    #[error(
+        "{path:?}: the file system ({file_system}) has no direct I/O, and {by} asks for it; turn that \
+         off to go through the page cache, or use a block device or a file on ext4, XFS or btrfs"
+    )]
+    NoDirect {
+        /// The file.
+        path: PathBuf,
+        /// What the file system is.
+        file_system: String,
+        /// What asks for it: a field, or a variable of the environment.
+        by: &'static str,
+    },
+    /// Its blocks are larger than those of the pool.
+    #[error(
+        "{path}: reads and writes must be multiples of {got} bytes there, and disk.block_size is \
+         {expected}; a pool that is formatted with disk.block_size {got} can be kept on it"
+    )]
+    Blocks {
+        /// The entry.
+        path: String,
+        /// Bytes of a block there.
+        got: u32,
+        /// `disk.block_size`.
+        expected: u32,
+    },
+    /// A way was forced that does not work.
+    #[error("{path}: {by} forces {way}, which cannot be used: {reason}")]
+    Forced {
+        /// The entry.
+        path: String,
+        /// What forces it: a field, or a variable of the environment.
+        by: &'static str,
+        /// The way.
+        way: KernelPath,
+        /// Why not, and what to do.
+        reason: String,
+    },
+    /// cuFile was forced between a drive and a GPU, and does not work.
+    #[error("{path}: {by} forces cufile, which cannot be used with GPU {gpu}")]
+    ForcedCuFile {
+        /// The entry.
+        path: String,
+        /// What forces it.
+        by: &'static str,
+        /// The GPU's number, from 0.
+        gpu: usize,
+        /// Why not.
+        #[source]
+        source: Box<IoError>,
+    },
+    /// A way through the kernel was forced, and no drive goes through the kernel.
+    #[error(
+        "{by} forces {way}, and no entry of disk.paths is a block device or a plain file; take it out, \
+         or name one"
+    )]
+    NothingToForce {
+        /// What forces it.
+        by: &'static str,
+        /// The way.
+        way: &'static str,
+    },
+    /// No engine over a block device or file.
+    #[error("{path}: it cannot be driven through the kernel")]
+    File {
+        /// The entry.
+        path: String,
+        /// Why.
+        #[source]
+        source: FileEngineError,
+    },
+    /// Its ways cannot be watched together.
+    #[error("{path}: its ways cannot be watched together (section fallback)")]
+    Watch {
+        /// The entry.
+        path: String,
+        /// Why.
+        #[source]
+        source: Box<IoError>,
+    },
+    /// There is no room for a new file.
+    #[error(
+        "{path:?}: its file system has no room for {bytes} bytes (disk.capacity_bytes); the file was \
+         not made"
+    )]
+    Full {
+        /// The file.
+        path: PathBuf,
+        /// Bytes that were asked for.
+        bytes: u64,
+        /// The system's error.
+        #[source]
+        source: io::Error,
     },
     /// The entry says nothing.
     #[error("disk.paths entry {path:?}")]
@@ -175,7 +286,9 @@ impl OpenError {
             OpenError::Name { source, .. } => {
                 matches!(source, NamesError::Gone { .. } | NamesError::Exchanged { .. })
             }
-            OpenError::NoImage { .. }
+            OpenError::Kernel { source, .. } => super::kernel::is_gone(source),
+            OpenError::NoFile { .. }
+            | OpenError::NoImage { .. }
             | OpenError::Exchanged { .. }
             | OpenError::Short { .. }
             | OpenError::Emulator { .. }

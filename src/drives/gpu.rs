@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use gcos_cuda::{DeviceMemory, Gpu, MemoryOptions};
-use gcos_engine::device::{DeviceEngine, HostDriven};
-use gcos_engine::{Engine, GpuQueueEngine, GpuQueueOptions, HostQueueEngine};
+use gcos_engine::device::{CuFileUse, DeviceEngine, FileDeviceOptions, HostDriven, file_device};
+use gcos_engine::{Engine, FileEngine, GpuQueueEngine, GpuQueueOptions, HostQueueEngine};
 use gcos_hw::DmaSpace;
 
-use super::{OpenError, chain};
-use crate::config::Config;
+use super::{Drive, DriveChoice, OpenError, chain};
+use crate::config::{Config, KernelWay};
 
 /// GPUs that were opened, before there are drives.
 #[derive(Debug, Default)]
@@ -51,6 +51,11 @@ impl Gpus {
         error: &(dyn std::error::Error + 'static),
     ) -> Result<(), OpenError> {
         let reason = chain(error);
+        if config.kernel_path.force == Some(KernelWay::CuFile) {
+            let by = config.source_of("kernel_path.force");
+            let reason = format!("{reason} ({by} forces cufile, which needs it)");
+            return Err(OpenError::Gpu { gpu, reason });
+        }
         if !config.namespace.gpu.fallback {
             return Err(OpenError::Gpu { gpu, reason });
         }
@@ -71,21 +76,31 @@ impl Gpus {
         mut self,
         config: &Config,
         dma: &Arc<DmaSpace>,
-        drives: &[Arc<HostQueueEngine>],
+        drives: &[Drive],
+        choices: &mut [DriveChoice],
     ) -> Result<Attached, OpenError> {
         let mut memories = Vec::new();
         for gpu in std::mem::take(&mut self.open) {
             match DeviceMemory::new(&gpu, dma, MemoryOptions::default()) {
                 Ok(memory) => {
-                    for drive in drives {
-                        let device = engine(config, drive, &memory, &mut self.refused)?;
-                        tracing::info!(
-                            drive = drive.geometry().name,
-                            gpu = gpu.ordinal(),
-                            path = %device.path(),
-                            "a GPU reaches the drive"
-                        );
-                        drive.attach(device);
+                    for (drive, choice) in drives.iter().zip(choices.iter_mut()) {
+                        let path = match drive {
+                            Drive::Queues(drive) => {
+                                let device = engine(config, drive, &memory, &mut self.refused)?;
+                                let path = device.path().to_string();
+                                drive.attach(device);
+                                path
+                            }
+                            Drive::File(drive, attached) => {
+                                let device = file(config, drive, &memory)?;
+                                let path = device.path().to_string();
+                                attached.attach(device);
+                                path
+                            }
+                        };
+                        let (drive, gpu) = (&choice.path, gpu.ordinal());
+                        tracing::info!(drive, gpu, path, "a GPU reaches the drive");
+                        choice.gpus.push(format!("GPU {gpu}: {path}"));
                     }
                     memories.push(memory);
                 }
@@ -132,6 +147,32 @@ fn engine(
     let host = host.map_err(|error| gone(&error))?;
     let host = HostDriven::with_reasons(Arc::new(host), Arc::clone(memory), why);
     Ok(Arc::new(host.map_err(|error| gone(&error))?))
+}
+
+/// The best way between a block device or file and a GPU that is allowed.
+fn file(
+    config: &Config,
+    drive: &Arc<FileEngine>,
+    memory: &Arc<DeviceMemory>,
+) -> Result<Arc<dyn DeviceEngine>, OpenError> {
+    let wanted = &config.kernel_path;
+    let cufile = match (wanted.force, wanted.use_cufile) {
+        (Some(KernelWay::CuFile), _) => CuFileUse::Require,
+        (Some(_), _) | (None, false) => CuFileUse::Never,
+        (None, true) => CuFileUse::Prefer,
+    };
+    let buffer = u64::from(wanted.cufile_buffer_mib);
+    let options =
+        FileDeviceOptions { cufile, cufile_buffer_mib: buffer, ..FileDeviceOptions::default() };
+    file_device(drive, memory, &options).map_err(|error| match cufile {
+        CuFileUse::Require => OpenError::ForcedCuFile {
+            path: drive.geometry().name.clone(),
+            by: config.source_of("kernel_path.force"),
+            gpu: memory.gpu().ordinal(),
+            source: Box::new(error),
+        },
+        _ => OpenError::Gpu { gpu: memory.gpu().ordinal(), reason: chain(&error) },
+    })
 }
 
 #[cfg(test)]
@@ -192,6 +233,50 @@ mod tests {
                 }
                 drive.shutdown(seconds).unwrap();
             }
+        }
+    }
+
+    #[test]
+    fn a_file_and_a_gpu_reach_each_other_through_the_host_and_cufile_is_not_forced_where_it_is_not()
+    {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("pool.img").display().to_string();
+        let config = |more: &str| {
+            let text = format!(
+                r#"{{
+                    "disk": {{
+                        "number": 2, "paths": [{file:?}, "emulated:ram:64MiB"],
+                        "capacity_bytes": 67108864
+                    }},
+                    "namespace": {{ "gpu": {{ "num": 1 }} }},
+                    "kernel_path": {{ "use_direct_io": false{more} }}
+                }}"#
+            );
+            Config::parse(&text, "test").unwrap()
+        };
+        let gpu = Gpu::played();
+        let gpus = || Gpus::of(vec![Arc::clone(&gpu)]);
+        let error = open_with(&config(r#", "force": "cufile""#), true, gpus()).unwrap_err();
+        assert!(matches!(error, OpenError::ForcedCuFile { .. }), "{error}");
+        assert!(!folder.path().join("pool.img").exists(), "what was made for it is gone");
+        let drives = open_with(&config(r#", "use_cufile": false"#), true, gpus()).unwrap();
+        let words = &drives.choices[0].gpus[0];
+        assert!(words.contains("cuFile is switched off"), "{words}");
+        let stream = Stream::new(&gpu).unwrap();
+        let seconds = Duration::from_secs(10);
+        for drive in &drives.engines {
+            let device = drive.device(&gpu).unwrap();
+            let memory = drives.gpus[0].alloc(8192, 4096).unwrap();
+            memory.copy_in(0, &[7; 8192]).unwrap();
+            let write = vec![DeviceTransfer::write(4096, memory.as_slice(), false)];
+            device.start(&stream, write, seconds).unwrap().wait().remove(0).unwrap();
+            memory.copy_in(0, &[0; 8192]).unwrap();
+            let read = vec![DeviceTransfer::read(4096, memory.as_slice())];
+            device.start(&stream, read, seconds).unwrap().wait().remove(0).unwrap();
+            let mut back = vec![0; 8192];
+            memory.copy_out(0, &mut back).unwrap();
+            assert_eq!(back, [7; 8192]);
+            drive.shutdown(seconds).unwrap();
         }
     }
 }

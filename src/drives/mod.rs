@@ -1,21 +1,30 @@
-//! From `disk.paths` to engines: drives behind VFIO or software controllers, all in one address space.
+//! From `disk.paths` to engines: drives behind VFIO or software controllers, block devices and files
+//! through the kernel, all in one address space.
 
 mod bring_up;
+mod choice;
 mod error;
 mod gpu;
 mod image;
+mod kernel;
+mod patience;
 mod platform;
+mod watch;
 
+pub use choice::DriveChoice;
 pub use error::OpenError;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use gcos_cuda::DeviceMemory;
-use gcos_engine::{Engine, HostQueueEngine};
+use gcos_engine::device::Attached;
+use gcos_engine::{Engine, FileEngine, HostQueueEngine};
 use gcos_hw::DmaSpace;
 
-use crate::config::Config;
+use crate::config::{Config, PathKind};
 use gpu::Gpus;
+use image::Made;
 use platform::Platform;
 
 /// A drive that was left out.
@@ -36,35 +45,61 @@ pub struct Drives {
     pub dma: Arc<DmaSpace>,
     /// Drives that could not be opened.
     pub skipped: Vec<SkippedDrive>,
+    /// Which way each of the engines goes, and why; in the same order.
+    pub choices: Vec<DriveChoice>,
+    /// Files that were made for this.
+    pub created: Vec<PathBuf>,
     /// Memory of the GPUs that were opened, which all drives reach: see [`Engine::device`].
     pub gpus: Vec<Arc<DeviceMemory>>,
     /// GPUs that were asked for and are not used, or do not drive queues themselves, and why.
     pub gpus_refused: Vec<String>,
 }
 
-/// Opens every drive of a configuration. With `create`, image files that are not there are made
-/// first (sparse, `disk.capacity_bytes` long, readable by their owner alone), and no drive may be
-/// missing; without it, drives that are missing are left out where `pool.allow_missing` says so.
+/// Opens every drive of a configuration. With `create`, files that are not there are made first, for
+/// their owner alone and `disk.capacity_bytes` long (images sparse, plain files with room set aside), and
+/// no drive may be missing; without it, drives that are missing are left out where `pool.allow_missing`
+/// says so. What was made goes again when this fails.
 ///
 /// # Errors
 /// [`OpenError`] of the first drive that may not be left out, or when no drive is left; of a GPU that cannot
-/// be had where `namespace.gpu.fallback` is off.
+/// be had where `namespace.gpu.fallback` is off; of a way that is forced and cannot be used.
 pub fn open_drives(config: &Config, create: bool) -> Result<Drives, OpenError> {
     let kinds = platform::kinds(config)?;
     // What can never be opened is said before a GPU is touched.
     Platform::check(&kinds)?;
+    kernel::check_force(config, &kinds)?;
     open_with(config, create, Gpus::open(config)?)
 }
 
 fn open_with(config: &Config, create: bool, gpus: Gpus) -> Result<Drives, OpenError> {
+    let mut made = Made::default();
+    match open_all(config, create.then_some(&mut made), gpus) {
+        Ok(drives) => Ok(Drives { created: made.keep(), ..drives }),
+        Err(error) => {
+            made.discard();
+            Err(error)
+        }
+    }
+}
+
+fn open_all(
+    config: &Config,
+    mut create: Option<&mut Made>,
+    gpus: Gpus,
+) -> Result<Drives, OpenError> {
     let kinds = platform::kinds(config)?;
     let platform = Platform::of(&kinds)?;
     let lent = gpus.queue_pairs(config);
-    let (mut engines, mut skipped) = (Vec::<Arc<HostQueueEngine>>::new(), Vec::new());
-    for (index, (path, kind)) in kinds.iter().enumerate() {
-        let may_skip = config.pool.allow_missing && !create && kinds.len() > 1;
-        match bring_up::drive(config, index, (path, kind), &platform, create, lent) {
-            Ok(engine) => engines.push(engine),
+    let (mut opened, mut skipped) = (Vec::new(), Vec::new());
+    let may_skip = config.pool.allow_missing && create.is_none() && kinds.len() > 1;
+    // Drives with queues first: they bring the address space.
+    let is_kernel = |kind: &PathKind| matches!(kind, PathKind::Kernel(_));
+    let (last, first): (Vec<_>, Vec<_>) =
+        kinds.iter().enumerate().partition(|(_, (_, kind))| is_kernel(kind));
+    for (index, (path, kind)) in first.into_iter().chain(last) {
+        let made = create.as_deref_mut();
+        match open_one(config, index, (path, kind), &platform, made, lent) {
+            Ok((drive, choice)) => opened.push((index, drive, choice)),
             Err(error) if may_skip && error.is_missing_drive() => {
                 tracing::warn!(drive = path, %error, "drive left out; its objects are misses");
                 let reason = chain(&error);
@@ -73,15 +108,65 @@ fn open_with(config: &Config, create: bool, gpus: Gpus) -> Result<Drives, OpenEr
             Err(error) => return Err(error),
         }
     }
-    match platform.dma() {
-        Some(dma) if !engines.is_empty() => {
-            let attached = gpus.attach(config, &dma, &engines)?;
-            let engines = engines.into_iter().map(|engine| engine as Arc<dyn Engine>).collect();
-            let (gpus, gpus_refused) = (attached.memories, attached.refused);
-            Ok(Drives { engines, dma, skipped, gpus, gpus_refused })
-        }
-        _ => Err(OpenError::NoneLeft { skipped }),
+    if opened.is_empty() {
+        return Err(OpenError::NoneLeft { skipped });
     }
+    opened.sort_by_key(|(index, ..)| *index);
+    let (mut drives, mut choices) = (Vec::new(), Vec::new());
+    for (_, drive, choice) in opened {
+        drives.push(drive);
+        choices.push(choice);
+    }
+    let dma = platform.dma()?;
+    let attached = gpus.attach(config, &dma, &drives, &mut choices)?;
+    choices.iter().for_each(DriveChoice::say);
+    let engines = drives.iter().map(|drive| watch::engine(config, drive));
+    let engines = engines.collect::<Result<_, _>>()?;
+    Ok(Drives {
+        engines,
+        dma,
+        skipped,
+        choices,
+        created: Vec::new(),
+        gpus: attached.memories,
+        gpus_refused: attached.refused,
+    })
+}
+
+/// A drive that has been opened.
+#[derive(Debug)]
+enum Drive {
+    /// By queues of its own.
+    Queues(Arc<HostQueueEngine>),
+    /// Through the kernel, with room for what reaches GPUs.
+    File(Arc<FileEngine>, Arc<Attached>),
+}
+
+impl Drive {
+    fn engine(&self) -> Arc<dyn Engine> {
+        match self {
+            Self::Queues(engine) => Arc::clone(engine) as Arc<dyn Engine>,
+            Self::File(_, engine) => Arc::clone(engine) as Arc<dyn Engine>,
+        }
+    }
+}
+
+fn open_one(
+    config: &Config,
+    index: usize,
+    (path, kind): (&str, &PathKind),
+    platform: &Platform,
+    create: Option<&mut Made>,
+    lent: u16,
+) -> Result<(Drive, DriveChoice), OpenError> {
+    if let PathKind::Kernel(file) = kind {
+        let (engine, choice) = kernel::drive(config, (path, file), &platform.dma()?, create)?;
+        let attached = Attached::new(Arc::clone(&engine) as Arc<dyn Engine>);
+        return Ok((Drive::File(engine, attached), choice));
+    }
+    let (engine, choice) =
+        bring_up::drive(config, index, (path, kind), platform.queues(), create, lent)?;
+    Ok((Drive::Queues(engine), choice))
 }
 
 /// An error with its sources, in one line.

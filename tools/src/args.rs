@@ -85,6 +85,8 @@ pub(crate) enum Command {
     Stat(StatArgs),
     /// Remove objects
     Rm(RmArgs),
+    /// Copy the objects of one pool into another, verified
+    CopyPool(CopyPoolArgs),
     /// Look at the configuration
     Config(ConfigArgs),
     /// List NVMe drives: who uses them, and which are fit for GCOS
@@ -280,6 +282,39 @@ pub(crate) struct RmArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Each pool is named by its configuration; the destination is formatted before (gcos zone-format). Every
+object is verified by its checksums when it is read, and read back and compared once it is durable in the
+destination. Objects that are there already with the same bytes are left alone, so a copy that was cut
+short is run again. Lifetimes are kept, and so is the order in which objects would be evicted. Nothing is
+written to the source but what opening a pool writes; nothing of the destination is evicted to make room.
+
+Exit code 0: the destination has everything. 1: objects were damaged in the source, or differ in the
+destination. 2: not done.
+
+Examples:
+  gcos copy-pool old.json new.json --dry-run
+  gcos copy-pool old.json new.json
+  gcos copy-pool old.json new.json --prefix model/ --replace")]
+pub(crate) struct CopyPoolArgs {
+    /// Configuration of the pool to copy from
+    #[arg(value_name = "FROM.json")]
+    pub(crate) from: PathBuf,
+    /// Configuration of the pool to copy to
+    #[arg(value_name = "TO.json")]
+    pub(crate) to: PathBuf,
+    /// Only keys that begin with this
+    #[arg(long, value_name = "KEY", default_value = "")]
+    pub(crate) prefix: Key,
+    /// Replace objects of the destination that have other bytes
+    #[arg(long)]
+    pub(crate) replace: bool,
+    /// Compare and say what would be copied; write nothing to the destination
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct ConfigArgs {
     #[command(subcommand)]
     pub(crate) command: ConfigCommand,
@@ -431,13 +466,16 @@ requests in flight. Both are measured five times, in turn; what is printed are t
 Examples:
   gcos bench
   gcos bench --path emulated:/data/bench.img --size 1MiB,32MiB --qd 1,8
+  gcos bench --path io_uring:/data/b posix:/data/b emulated:/data/b --size 4KiB,1MiB --qd 1,32
   gcos bench --path noop --size 4KiB --qd 32
   gcos bench --driver-cost
   gcos bench --gpu --size 4KiB,1MiB --qd 1,32")]
 pub(crate) struct BenchArgs {
-    /// What to measure: emulated:ram:SIZE, emulated:FILE (a file that does not exist), or noop
-    #[arg(long, value_name = "KIND", default_value = "emulated:ram:1GiB")]
-    pub(crate) path: String,
+    /// What to measure: emulated:ram:SIZE, noop, or ways to a file that does not exist, one or several
+    /// side by side: emulated:FILE, io_uring:FILE, posix:FILE
+    #[arg(long, value_name = "KIND", num_args = 1.., value_delimiter = ',',
+          default_value = "emulated:ram:1GiB")]
+    pub(crate) path: Vec<String>,
     /// Bytes of one request or object
     #[arg(long, value_name = "SIZES", value_delimiter = ',', value_parser = size,
           default_value = "4KiB,64KiB,1MiB,8MiB,32MiB")]

@@ -1,6 +1,6 @@
 //! From flags to an open pool.
 
-use gcos::{Config, Drives, PathKind, Store, open_drives};
+use gcos::{Config, DriveChoice, Drives, PathKind, Store, open_drives};
 
 use crate::args::Globals;
 use crate::failure::Failure;
@@ -20,10 +20,21 @@ pub(crate) fn open(globals: &Globals) -> Result<Store, Failure> {
     open_with(&config(globals)?)
 }
 
+/// Opens the pool that the flags name, and says which way each of its drives goes.
+pub(crate) fn open_described(globals: &Globals) -> Result<(Store, Vec<DriveChoice>), Failure> {
+    let config = config(globals)?;
+    let mut drives = drives(&config)?;
+    let choices = std::mem::take(&mut drives.choices);
+    Ok((open_drives_of(&config, drives)?, choices))
+}
+
 /// Opens the pool of a configuration. Memory images are blank in each process, so a pool of nothing
 /// else is formatted first.
 pub(crate) fn open_with(config: &Config) -> Result<Store, Failure> {
-    let drives = drives(config)?;
+    open_drives_of(config, drives(config)?)
+}
+
+fn open_drives_of(config: &Config, drives: Drives) -> Result<Store, Failure> {
     let in_memory = |path: &String| matches!(PathKind::parse(path), Ok(PathKind::EmulatedRam(_)));
     if config.disk.paths.iter().all(in_memory) {
         gcos::store::format(&drives.engines, &config.format_options(false))?;

@@ -316,6 +316,7 @@ fn a_machine_that_has_everything_is_usable_without_a_gpu() {
     let machine = healthy();
     let ran = gcos(&machine, &["doctor"]).expect(0);
     assert!(ran.text().contains("The userspace driver can be used here."), "{}", ran.text());
+    assert!(ran.text().contains("Block devices and files can be used through io_uring."));
     let json = gcos(&machine, &["--json", "doctor"]).expect(0).json();
     for check in json["checks"].as_array().unwrap() {
         assert!(check["required"] == false || check["status"] == "ok", "{check}");

@@ -35,7 +35,10 @@ pub(super) fn run(plan: &Plan, out: &Output) -> Result<Outcome, Failure> {
     let time = Duration::from_secs_f64(plan.seconds.max(0.5));
     let clock = clock_ns();
     let mut costs = Vec::new();
-    let config = plan.config()?;
+    let config = match plan.targets.as_slice() {
+        [target] => plan.config(target)?,
+        _ => None,
+    };
     let Some(config) = config else {
         return Err(Failure::usage("--driver-cost: --path must be emulated:ram:SIZE"));
     };

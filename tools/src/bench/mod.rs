@@ -7,7 +7,7 @@ mod gpu;
 mod objects;
 mod plan;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -37,7 +37,8 @@ pub(crate) fn run(args: &BenchArgs, out: &Output) -> Result<Outcome, Failure> {
     if args.driver_cost {
         return driver_cost::run(&plan, out);
     }
-    let objects = if plan.target == Target::Noop { 0 } else { OBJECT_OPERATIONS.len() };
+    let has_store = plan.targets.iter().all(|target| *target != Target::Noop);
+    let objects = if has_store { OBJECT_OPERATIONS.len() } else { 0 };
     let figures_of_each = (ENGINE_OPERATIONS.len() + objects) as u64;
     let total = plan.loads.len() as u64 * figures_of_each;
     let meter = Meter::new(out, "figures", Some(total), Unit::Things);
@@ -52,19 +53,21 @@ pub(crate) fn run(args: &BenchArgs, out: &Output) -> Result<Outcome, Failure> {
 /// Files made for the run, removed with this value.
 #[derive(Debug, Default)]
 struct Files {
-    image: Option<PathBuf>,
+    images: Vec<PathBuf>,
     ceiling: Option<PathBuf>,
 }
 
 impl Files {
     fn make(plan: &Plan) -> Result<Self, Failure> {
-        let Target::File(image) = &plan.target else { return Ok(Self::default()) };
-        let mut name = image.clone().into_os_string();
+        let images: Vec<_> =
+            plan.targets.iter().filter_map(Target::file).map(Path::to_owned).collect();
+        let Some(first) = images.first() else { return Ok(Self::default()) };
+        let mut name = first.clone().into_os_string();
         name.push(".ceiling");
         let ceiling = PathBuf::from(name);
         let fail = |error: std::io::Error| Failure::file("create", &ceiling, &error);
         let file = std::fs::File::create_new(&ceiling).map_err(fail)?;
-        let files = Self { image: Some(image.clone()), ceiling: Some(ceiling.clone()) };
+        let files = Self { images, ceiling: Some(ceiling.clone()) };
         file.set_len(plan.span).map_err(fail)?;
         fill(&ceiling, plan.span).map_err(fail)?;
         Ok(files)
@@ -73,9 +76,12 @@ impl Files {
 
 impl Drop for Files {
     fn drop(&mut self) {
-        for file in [&self.image, &self.ceiling].into_iter().flatten() {
-            if let Err(error) = std::fs::remove_file(file) {
-                tracing::warn!(?file, %error, "file of the benchmark left behind");
+        for file in self.images.iter().chain(&self.ceiling) {
+            match std::fs::remove_file(file) {
+                // The run may have ended before it was made.
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                Err(error) => tracing::warn!(?file, %error, "file of the benchmark left behind"),
+                Ok(()) => {}
             }
         }
     }
@@ -99,6 +105,8 @@ fn fill(path: &std::path::Path, span: u64) -> std::io::Result<()> {
 /// One row: the medians of all rounds.
 #[derive(Debug, Serialize)]
 struct Figure {
+    /// What was measured.
+    path: &'static str,
     level: &'static str,
     operation: &'static str,
     size: usize,
@@ -118,64 +126,82 @@ fn median(mut rounds: Vec<Moved>) -> Moved {
     rounds.get(rounds.len() / 2).copied().unwrap_or_default()
 }
 
-/// Measures subject and ceiling in turn, so that both see the same moods of the machine.
-fn figure(
+/// Measures all subjects and the ceiling in turn, so that all see the same moods of the machine. One
+/// figure for each subject.
+fn figures(
     plan: &Plan,
     [level, operation]: [&'static str; 2],
     load: Load,
     direction: Direction,
     ceiling: &mut Option<Ceiling>,
-    mut subject: impl FnMut(Duration) -> Result<Moved, Failure>,
-) -> Result<Figure, Failure> {
+    mut subject: impl FnMut(usize, Duration) -> Result<Moved, Failure>,
+) -> Result<Vec<Figure>, Failure> {
     let object = level == OBJECT;
     let time = Duration::from_secs_f64(plan.seconds / f64::from(ROUNDS));
-    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    let mut ours = vec![Vec::new(); plan.targets.len()];
+    let mut theirs = Vec::new();
     for _ in 0..ROUNDS {
-        ours.push(subject(time)?);
+        for (index, rounds) in ours.iter_mut().enumerate() {
+            rounds.push(subject(index, time)?);
+        }
         if let Some(ceiling) = ceiling {
             theirs.push(ceiling.run(direction, object, time)?);
         }
     }
-    let moved = median(ours);
     let reached = (!theirs.is_empty()).then(|| median(theirs).rate());
-    Ok(Figure {
-        level,
-        operation,
-        size: load.size,
-        queue_depth: load.depth,
-        threads: load.threads,
-        per_second: moved.per_second(),
-        bytes_per_second: moved.rate(),
-        ceiling: ceiling.as_ref().map(|ceiling| ceiling.name(object, direction)),
-        ceiling_bytes_per_second: reached,
-        ratio: reached.map(|reached| moved.rate() / reached.max(1.0)),
-    })
+    let figure = |(target, rounds): (&Target, Vec<Moved>)| {
+        let moved = median(rounds);
+        Figure {
+            path: target.name(),
+            level,
+            operation,
+            size: load.size,
+            queue_depth: load.depth,
+            threads: load.threads,
+            per_second: moved.per_second(),
+            bytes_per_second: moved.rate(),
+            ceiling: ceiling.as_ref().map(|ceiling| ceiling.name(object, direction)),
+            ceiling_bytes_per_second: reached,
+            ratio: reached.map(|reached| moved.rate() / reached.max(1.0)),
+        }
+    };
+    Ok(plan.targets.iter().zip(ours).map(figure).collect())
 }
 
 fn measure(plan: &Plan, files: &Files, meter: &Meter) -> Result<Vec<Figure>, Failure> {
-    let Some(config) = plan.config()? else {
-        return engine_figures(plan, &mut None, &noop(plan)?, meter);
-    };
     let mut ceiling = ceiling(plan, files)?;
-    let drives = open_drives(&config, true)?;
-    let mut figures = Vec::new();
-    if let Some(engine) = drives.engines.first() {
-        warm(plan, engine)?;
-        figures.extend(engine_figures(plan, &mut ceiling, engine, meter)?);
+    let (mut configs, mut opened, mut engines) = (Vec::new(), Vec::new(), Vec::new());
+    for target in &plan.targets {
+        let Some(config) = plan.config(target)? else {
+            return engine_figures(plan, &mut None, &[noop(plan)?], meter);
+        };
+        let drives = open_drives(&config, true)?;
+        let engine = drives.engines.first().cloned();
+        let engine = engine.ok_or_else(|| Failure::new("internal", "no drive was opened"))?;
+        warm(plan, &engine)?;
+        configs.push(config);
+        opened.push(drives);
+        engines.push(engine);
     }
-    let options = gcos::FormatOptions { force: true, ..config.format_options(true) };
-    gcos::store::format(&drives.engines, &options)?;
-    let store = Store::open(drives.engines, config.open_options())?;
-    objects::touch(&store)?;
-    figures.extend(object_figures(plan, &mut ceiling, &store, meter)?);
-    store.close()?;
+    let mut figures = engine_figures(plan, &mut ceiling, &engines, meter)?;
+    drop(engines);
+    let mut stores = Vec::new();
+    for (config, drives) in configs.iter().zip(opened) {
+        let options = gcos::FormatOptions { force: true, ..config.format_options(true) };
+        gcos::store::format(&drives.engines, &options)?;
+        let store = Store::open(drives.engines, config.open_options())?;
+        objects::touch(&store)?;
+        stores.push(store);
+    }
+    figures.extend(object_figures(plan, &mut ceiling, &stores, meter)?);
+    stores.into_iter().try_for_each(Store::close)?;
     Ok(figures)
 }
 
 fn ceiling(plan: &Plan, files: &Files) -> Result<Option<Ceiling>, Failure> {
     let Some(&load) = plan.loads.first() else { return Ok(None) };
-    match (&plan.target, &files.ceiling) {
-        (Target::Ram, _) => Ok(Some(Ceiling::memory(plan.span, load))),
+    match (plan.targets.first(), &files.ceiling) {
+        (Some(Target::Ram), _) => Ok(Some(Ceiling::memory(plan.span, load))),
         (_, Some(file)) => Ceiling::file(file, plan.span, load).map(Some),
         _ => Ok(None),
     }
@@ -223,46 +249,61 @@ const OBJECT_OPERATIONS: [(Direction, &str); 3] = [
 fn engine_figures(
     plan: &Plan,
     ceiling: &mut Option<Ceiling>,
-    engine: &Arc<dyn Engine>,
+    engines: &[Arc<dyn Engine>],
     meter: &Meter,
 ) -> Result<Vec<Figure>, Failure> {
-    let mut figures = Vec::new();
+    let mut all = Vec::new();
     for &load in &plan.loads {
-        let buffers = engine::buffers(engine.dma(), load)?;
+        let buffers = engines.iter().map(|engine| engine::buffers(engine.dma(), load));
+        let buffers = buffers.collect::<Result<Vec<_>, _>>()?;
+        let subjects: Vec<_> = engines.iter().zip(&buffers).collect();
         ceiling.as_mut().map_or(Ok(()), |ceiling| ceiling.prepare(load))?;
         for (direction, name) in ENGINE_OPERATIONS {
-            let subject = |time| engine::run(engine, &buffers, load, direction, plan.span, time);
-            figures.push(figure(plan, [ENGINE, name], load, direction, ceiling, subject)?);
+            let subject = |index: usize, time| match subjects.get(index) {
+                Some((engine, buffers)) => {
+                    engine::run(engine, buffers, load, direction, plan.span, time)
+                }
+                None => Ok(Moved::default()),
+            };
+            all.extend(figures(plan, [ENGINE, name], load, direction, ceiling, subject)?);
             meter.add(1);
         }
     }
-    Ok(figures)
+    Ok(all)
 }
 
 fn object_figures(
     plan: &Plan,
     ceiling: &mut Option<Ceiling>,
-    store: &Store,
+    stores: &[Store],
     meter: &Meter,
 ) -> Result<Vec<Figure>, Failure> {
-    let mut figures = Vec::new();
+    let mut all = Vec::new();
     for &load in &plan.loads {
-        let buffers = objects::buffers(store, load)?;
+        let buffers = stores.iter().map(|store| objects::buffers(store, load));
+        let buffers = buffers.collect::<Result<Vec<_>, _>>()?;
+        let subjects: Vec<_> = stores.iter().zip(&buffers).collect();
         ceiling.as_mut().map_or(Ok(()), |ceiling| ceiling.prepare(load))?;
         for (direction, name) in OBJECT_OPERATIONS {
-            let subject = |time| objects::run(store, &buffers, load, direction, time);
-            figures.push(figure(plan, [OBJECT, name], load, direction, ceiling, subject)?);
+            let subject = |index: usize, time| match subjects.get(index) {
+                Some((store, buffers)) => objects::run(store, buffers, load, direction, time),
+                None => Ok(Moved::default()),
+            };
+            all.extend(figures(plan, [OBJECT, name], load, direction, ceiling, subject)?);
             meter.add(1);
         }
-        objects::clean(store, load)?;
+        for store in stores {
+            objects::clean(store, load)?;
+        }
     }
-    Ok(figures)
+    Ok(all)
 }
 
 fn report(plan: &Plan, args: &BenchArgs, figures: &[Figure], out: &Output) {
     let row = |figure: &Figure| {
         let gigabytes = |rate: f64| format!("{:.2}", rate / 1e9);
         vec![
+            figure.path.to_owned(),
             figure.level.to_owned(),
             figure.operation.to_owned(),
             units::exact(figure.size as u64),
@@ -275,15 +316,16 @@ fn report(plan: &Plan, args: &BenchArgs, figures: &[Figure], out: &Output) {
             figure.ratio.map_or("-".to_owned(), |ratio| format!("{:.0} %", ratio * 100.0)),
         ]
     };
-    let header =
-        ["level", "op", "size", "qd", "threads", "per s", "GB/s", "ceiling", "GB/s", "ratio"];
+    let header = [
+        "path", "level", "op", "size", "qd", "threads", "per s", "GB/s", "ceiling", "GB/s", "ratio",
+    ];
     let rows = figures.iter().map(row).collect();
-    let mut text = table(&header, rows, &[2, 3, 4, 5, 6, 8, 9]);
+    let mut text = table(&header, rows, &[3, 4, 5, 6, 7, 9, 10]);
     if plan.left_out > 0 {
         let (left_out, what) = (plan.left_out, "combinations that need more than 512 MiB");
         text += &format!("\nLeft out: {left_out} {what}, or than the medium has.");
     }
-    let document = json!({ "path": args.path, "seconds": plan.seconds, "rounds": ROUNDS, "figures": figures,
+    let document = json!({ "path": args.path.join(","), "seconds": plan.seconds, "rounds": ROUNDS, "figures": figures,
         "left_out": plan.left_out });
     out.result(&document, text);
 }

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use gcos::config::{KernelWay, USE_DIRECT_IO};
 use gcos::layout::media::MAX_PAYLOAD_BYTES;
 use gcos::{Config, PathKind, units};
 use serde_json::json;
@@ -28,8 +29,46 @@ pub(super) enum Target {
     Noop,
     /// The software controller over memory.
     Ram,
-    /// The software controller over this file, made for the run.
-    File(PathBuf),
+    /// This file, made for the run.
+    File(Way, PathBuf),
+}
+
+/// How a file is driven.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    /// By the driver of GCOS, with the software controller over it.
+    Emulated,
+    /// Through the kernel.
+    Kernel(KernelWay),
+}
+
+impl Way {
+    /// As it is typed.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Emulated => "emulated",
+            Self::Kernel(way) => way.name(),
+        }
+    }
+}
+
+impl Target {
+    /// What to call it beside others.
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Self::Noop => "noop",
+            Self::Ram => "emulated:ram",
+            Self::File(way, _) => way.name(),
+        }
+    }
+
+    /// The file that is made for it.
+    pub(super) fn file(&self) -> Option<&Path> {
+        match self {
+            Self::File(_, file) => Some(file),
+            _ => None,
+        }
+    }
 }
 
 /// One combination.
@@ -50,7 +89,8 @@ impl Load {
 /// A run.
 #[derive(Debug)]
 pub(super) struct Plan {
-    pub(super) target: Target,
+    /// What is measured, one or several; several are all files.
+    pub(super) targets: Vec<Target>,
     pub(super) capacity: u64,
     pub(super) loads: Vec<Load>,
     /// Combinations that were left out.
@@ -62,7 +102,7 @@ pub(super) struct Plan {
 
 impl Plan {
     pub(super) fn new(args: &BenchArgs) -> Result<Self, Failure> {
-        let (target, capacity) = target(&args.path)?;
+        let (targets, capacity) = targets(&args.path)?;
         if !(0.01..=3600.0).contains(&args.seconds) {
             let text = format!("--seconds: expected 0.01 to 3600, got {}", args.seconds);
             return Err(Failure::usage(text));
@@ -82,15 +122,16 @@ impl Plan {
             return Err(Failure::usage("every combination needs more memory than 512 MiB"));
         }
         let left_out = all.len() - loads.len();
-        Ok(Self { target, capacity, loads, left_out, seconds: args.seconds, span })
+        Ok(Self { targets, capacity, loads, left_out, seconds: args.seconds, span })
     }
 
-    /// The configuration of a pool on the target; `None` for the no-op engine.
-    pub(super) fn config(&self) -> Result<Option<Config>, Failure> {
-        let path = match &self.target {
+    /// The configuration of a pool on a target; `None` for the no-op engine.
+    pub(super) fn config(&self, target: &Target) -> Result<Option<Config>, Failure> {
+        let (path, force) = match target {
             Target::Noop => return Ok(None),
-            Target::Ram => PathKind::EmulatedRam(self.capacity),
-            Target::File(file) => PathKind::EmulatedFile(file.clone()),
+            Target::Ram => (PathKind::EmulatedRam(self.capacity), ""),
+            Target::File(Way::Emulated, file) => (PathKind::EmulatedFile(file.clone()), ""),
+            Target::File(Way::Kernel(way), file) => (PathKind::Kernel(file.clone()), way.name()),
         };
         let threads = self.loads.iter().map(|load| load.threads).max().unwrap_or(1).min(64);
         let depth = self.loads.iter().map(|load| load.depth).max().unwrap_or(1);
@@ -101,32 +142,74 @@ impl Plan {
             "disk": { "number": 1, "paths": [path.to_string()], "capacity_bytes": self.capacity,
                 "block_size": 4096, "reserve_max_queue_pair_num": threads },
             "namespace": { "cpu": { "qps": threads, "queue_depth": (2 * depth).clamp(64, 1024) } },
+            "kernel_path": { "force": force },
         });
-        Ok(Some(Config::parse(&config.to_string(), "--path")?))
+        let config = Config::parse(&config.to_string(), "--path")?;
+        // Whether there is direct I/O is a matter of the machine; the way is that of the command line.
+        let variable =
+            |name: &str| (name == USE_DIRECT_IO).then(|| std::env::var_os(name)).flatten();
+        Ok(Some(config.override_with(variable)?))
     }
+}
+
+const KINDS: &str = "emulated:ram:SIZE, emulated:FILE, io_uring:FILE, posix:FILE or noop";
+
+/// What is to be measured. Several files get names of their own: no file has two owners.
+fn targets(texts: &[String]) -> Result<(Vec<Target>, u64), Failure> {
+    let mut targets = Vec::new();
+    let mut capacity = IMAGE;
+    for text in texts {
+        let (target, bytes) = target(text)?;
+        if targets.contains(&target) {
+            return Err(Failure::usage(format!("--path: {text} is given more than once")));
+        }
+        targets.push(target);
+        capacity = bytes;
+    }
+    if targets.len() > 1 {
+        for target in &mut targets {
+            let Target::File(way, file) = target else {
+                let text =
+                    "--path: only files can be compared: emulated:FILE, io_uring:FILE, posix:FILE";
+                return Err(Failure::usage(text));
+            };
+            let mut name = file.clone().into_os_string();
+            name.push(format!(".{}", way.name()));
+            *file = name.into();
+        }
+    }
+    for file in targets.iter().filter_map(Target::file) {
+        absent(file)?;
+    }
+    Ok((targets, capacity))
 }
 
 fn target(text: &str) -> Result<(Target, u64), Failure> {
     if text == "noop" {
         return Ok((Target::Noop, NOOP));
     }
+    let kernel = |way: KernelWay| {
+        let file = text.strip_prefix(way.name())?.strip_prefix(':')?;
+        (!file.is_empty()).then(|| Target::File(Way::Kernel(way), file.into()))
+    };
+    if let Some(target) = [KernelWay::IoUring, KernelWay::Posix].into_iter().find_map(kernel) {
+        return Ok((target, IMAGE));
+    }
     match PathKind::parse(text) {
         Ok(PathKind::EmulatedRam(bytes)) => Ok((Target::Ram, bytes)),
-        Ok(PathKind::EmulatedFile(file)) => Ok((Target::File(absent(&file)?), IMAGE)),
-        Ok(other) => Err(Failure::usage(format!(
-            "--path: expected emulated:ram:SIZE, emulated:FILE or noop, got {other}"
-        ))),
+        Ok(PathKind::EmulatedFile(file)) => Ok((Target::File(Way::Emulated, file), IMAGE)),
+        Ok(other) => Err(Failure::usage(format!("--path: expected {KINDS}, got {other}"))),
         Err(error) => Err(Failure::usage(format!("--path: {error}"))),
     }
 }
 
 /// What is measured is overwritten: only a file that is not there yet will do.
-fn absent(file: &Path) -> Result<PathBuf, Failure> {
+fn absent(file: &Path) -> Result<(), Failure> {
     if file.exists() {
         let text = format!("{} exists and would be overwritten; name a new file", file.display());
         return Err(Failure::new("occupied", text));
     }
-    Ok(file.to_owned())
+    Ok(())
 }
 
 fn combinations(args: &BenchArgs) -> Vec<Load> {
@@ -159,7 +242,7 @@ mod tests {
         let plan = plan(&["--size", "4KiB,32MiB", "--qd", "1,32", "--threads", "1"]).unwrap();
         assert_eq!(plan.loads.len() + plan.left_out, 4);
         assert_eq!(plan.left_out, 1);
-        assert!(plan.config().unwrap().is_some());
+        assert!(plan.config(&plan.targets[0]).unwrap().is_some());
     }
 
     #[test]
@@ -170,8 +253,25 @@ mod tests {
             ["--path", "/dev/nvme0n1"],
             ["--path", "emulated:/"],
             ["--path", "emulated:ram:3"],
+            ["--path", "posix:"],
+            ["--path", "posix:/no/a,posix:/no/a"],
+            ["--path", "posix:/no/a,noop"],
         ] {
             assert!(plan(&bad).is_err(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn ways_that_are_compared_have_files_of_their_own() {
+        let plan = plan(&["--path", "emulated:/no/a,io_uring:/no/a", "posix:/no/a"]).unwrap();
+        let names: Vec<_> = plan.targets.iter().map(Target::name).collect();
+        assert_eq!(names, ["emulated", "io_uring", "posix"]);
+        let files: Vec<_> = plan.targets.iter().map(|target| target.file().unwrap()).collect();
+        assert_eq!(files, ["/no/a.emulated", "/no/a.io_uring", "/no/a.posix"].map(Path::new));
+        for (target, forced) in plan.targets.iter().zip([None, Some(KernelWay::IoUring)]) {
+            assert_eq!(plan.config(target).unwrap().unwrap().kernel_path.force, forced);
+        }
+        let alone = super::targets(&["posix:/no/a".to_owned()]).unwrap().0;
+        assert_eq!(alone[0].file(), Some(Path::new("/no/a")));
     }
 }

@@ -1,7 +1,5 @@
-use std::path::Path;
-
 use gcos::store::{self, Contents};
-use gcos::{Config, Drives, PathKind, open_drives, units};
+use gcos::{Config, Drives, open_drives, units};
 use serde_json::json;
 
 use crate::args::{FormatArgs, Globals};
@@ -12,16 +10,21 @@ use crate::pool;
 /// `gcos zone-format`.
 pub(crate) fn run(globals: &Globals, args: &FormatArgs, out: &Output) -> Result<Outcome, Failure> {
     let config = pool::config(globals)?;
-    let new = missing_images(&config);
-    let drives = open_drives(&config, true)?;
-    let held = contents(&config, &drives)?;
-    let refusal = consent(args, &held, out);
-    if let Err(failure) = refusal {
-        pool::release(&config, drives)?;
-        discard(&new);
-        return Err(failure);
-    }
+    let mut drives = open_drives(&config, true)?;
+    let new = std::mem::take(&mut drives.created);
+    let held = match contents(&config, &drives).and_then(|held| {
+        consent(args, &held, out)?;
+        Ok(held)
+    }) {
+        Ok(held) => held,
+        Err(failure) => {
+            discard(&new);
+            pool::release(&config, drives)?;
+            return Err(failure);
+        }
+    };
     let info = store::format(&drives.engines, &config.format_options(args.force))?;
+    let choices = std::mem::take(&mut drives.choices);
     pool::release(&config, drives)?;
     let text = format!(
         "Pool {} on {}: {} for objects, in chunks of {}.",
@@ -32,22 +35,15 @@ pub(crate) fn run(globals: &Globals, args: &FormatArgs, out: &Output) -> Result<
     );
     let held: Vec<_> =
         held.iter().map(|(drive, what)| json!({"drive": drive, "held": what})).collect();
-    out.result(&json!({ "pool": info, "erased": held }), text);
+    out.result(&json!({ "pool": info, "erased": held, "drives": choices }), text);
     Ok(Outcome::Good)
 }
 
-/// Image files that this run will create.
-fn missing_images(config: &Config) -> Vec<std::path::PathBuf> {
-    let kinds = config.disk.paths.iter().filter_map(|path| PathKind::parse(path).ok());
-    kinds
-        .filter_map(|kind| kind.image().filter(|image| !image.exists()).map(Path::to_owned))
-        .collect()
-}
-
+/// Removes files that this run has made.
 fn discard(new: &[std::path::PathBuf]) {
     for image in new {
         if let Err(error) = std::fs::remove_file(image) {
-            tracing::warn!(?image, %error, "the new image file could not be removed");
+            tracing::warn!(?image, %error, "the new file could not be removed");
         }
     }
 }

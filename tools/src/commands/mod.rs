@@ -2,6 +2,7 @@
 
 pub(crate) mod bind;
 pub(crate) mod config;
+pub(crate) mod copy_pool;
 pub(crate) mod devices;
 pub(crate) mod doctor;
 pub(crate) mod format;

@@ -1,4 +1,4 @@
-use gcos::{ObjectInfo, Stats, Store, units};
+use gcos::{DriveChoice, ObjectInfo, Stats, Store, units};
 use serde_json::json;
 
 use crate::args::{Globals, StatArgs};
@@ -9,10 +9,10 @@ use crate::pool;
 
 /// `gcos stat`.
 pub(crate) fn run(globals: &Globals, args: &StatArgs, out: &Output) -> Result<Outcome, Failure> {
-    let store = pool::open(globals)?;
+    let (store, choices) = pool::open_described(globals)?;
     let outcome = match &args.key {
         Some(key) => object(&store, key, out),
-        None => whole(&store, out),
+        None => whole(&store, &choices, out),
     };
     store.close()?;
     Ok(outcome)
@@ -49,12 +49,12 @@ fn rows(pairs: Vec<[String; 2]>) -> Vec<Vec<String>> {
     pairs.into_iter().map(Vec::from).collect()
 }
 
-fn whole(store: &Store, out: &Output) -> Outcome {
+fn whole(store: &Store, choices: &[DriveChoice], out: &Output) -> Outcome {
     let (pool, stats, recovery) = (store.pool(), store.stats(), store.recovery());
     let Stats { objects, used_bytes, capacity_bytes, .. } = stats;
     let percent = used_bytes as f64 * 100.0 / capacity_bytes.max(1) as f64;
     let row = |name: &str, value: String| [name.to_owned(), value];
-    let pairs = vec![
+    let mut pairs = vec![
         row("pool", pool.pool_uuid.clone()),
         row("drives", format!("{} in use, {} lost", stats.drives_online, stats.drives_lost)),
         row("objects", format!("{objects}, {} of payload", units::about(stats.payload_bytes))),
@@ -85,7 +85,11 @@ fn whole(store: &Store, out: &Output) -> Outcome {
             ),
         ),
     ];
-    let document = json!({ "pool": pool, "stats": stats, "recovery": recovery });
+    for choice in choices {
+        pairs.push(row("drive", format!("{}: {} ({})", choice.path, choice.way, choice.reason)));
+        pairs.extend(choice.gpus.iter().map(|gpu| row("", gpu.clone())));
+    }
+    let document = json!({ "pool": pool, "drives": choices, "stats": stats, "recovery": recovery });
     out.result(&document, table(&[], rows(pairs), &[]));
     Outcome::Good
 }

@@ -1,4 +1,4 @@
-//! GPU, Vulkan and cuFile. On this machine GPUs are opened and tried out; of the rest, and on a machine that
+//! GPU and Vulkan. On this machine GPUs are opened and tried out; of the rest, and on a machine that
 //! tests made of files, it is said what is found.
 
 mod live;
@@ -16,7 +16,7 @@ pub(super) fn checks(sysfs: &Sysfs) -> Vec<Check> {
     if sysfs.is_machine() {
         checks.extend(live::checks(sysfs));
     }
-    checks.extend([doorbells(sysfs), cufile(sysfs), nvidia_fs(sysfs), udev(sysfs)]);
+    checks.push(doorbells(sysfs));
     checks
 }
 
@@ -117,37 +117,4 @@ fn vulkan(sysfs: &Sysfs) -> Check {
              NVIDIA_DRIVER_CAPABILITIES must include graphics",
         ),
     }
-}
-
-fn cufile(sysfs: &Sysfs) -> Check {
-    let check =
-        Check::optional("cufile", "GPUDirect Storage, for drives that stay with the kernel");
-    let cure = "install libcufile (part of CUDA; on PyPI nvidia-cufile)";
-    library(sysfs, check, "libcufile.so.0", cure)
-}
-
-fn nvidia_fs(sysfs: &Sysfs) -> Check {
-    let check = Check::optional("nvidia_fs", "without it cuFile copies through host memory");
-    if sysfs.exists("sys/module/nvidia_fs") || sysfs.exists("proc/driver/nvidia-fs") {
-        check.ok("loaded")
-    } else {
-        check.missing("the module nvidia-fs is not loaded", "install nvidia-fs, modprobe nvidia-fs")
-    }
-}
-
-fn udev(sysfs: &Sysfs) -> Check {
-    let check = Check::optional(
-        "udev",
-        "cuFile asks udev's records for file systems; without them registering a file fails (5027)",
-    );
-    let records = sysfs.names("run/udev/data");
-    let blocks = records.iter().filter(|name| name.starts_with('b')).count();
-    if blocks > 0 {
-        return check.ok(format!("{blocks} records of block devices"));
-    }
-    check.missing(
-        "/run/udev/data has no record of a block device, as in most containers",
-        "mount the host's /run/udev, or write /run/udev/data/bMAJOR:MINOR of the file system's device \
-         with the lines E:ID_FS_TYPE=ext4 (its type) and E:ID_FS_USAGE=filesystem",
-    )
 }

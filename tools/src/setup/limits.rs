@@ -1,4 +1,4 @@
-//! Limits and settings of memory and I/O.
+//! Limits and settings of memory.
 
 use gcos::hw::pci::Sysfs;
 use gcos::units;
@@ -13,7 +13,7 @@ const MEMLOCK_BYTES: u64 = 256 << 20;
 const IPC_LOCK: u32 = 14;
 
 pub(super) fn checks(sysfs: &Sysfs) -> Vec<Check> {
-    vec![memlock(sysfs), huge_pages(sysfs), io_uring(sysfs)]
+    vec![memlock(sysfs), huge_pages(sysfs)]
 }
 
 fn memlock(sysfs: &Sysfs) -> Check {
@@ -52,16 +52,5 @@ fn huge_pages(sysfs: &Sysfs) -> Check {
         check.ok(found)
     } else {
         check.warn(found, "echo madvise > /sys/kernel/mm/transparent_hugepage/enabled")
-    }
-}
-
-fn io_uring(sysfs: &Sysfs) -> Check {
-    let check = Check::optional("io_uring", "the path for drives that stay with the kernel");
-    let cure = "sysctl kernel.io_uring_disabled=0; a container's seccomp profile may forbid it too";
-    match sysfs.text("proc/sys/kernel/io_uring_disabled").as_deref() {
-        Some("0") => check.ok("allowed"),
-        Some("1") => check.warn("allowed for CAP_SYS_ADMIN and one group only", cure),
-        Some(value) => check.missing(format!("forbidden (io_uring_disabled is {value})"), cure),
-        None => check.ok("the kernel has no switch for it"),
     }
 }

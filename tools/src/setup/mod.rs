@@ -3,6 +3,7 @@
 
 pub(crate) mod check;
 mod gpu;
+mod kernel_path;
 mod libraries;
 mod limits;
 pub(crate) mod modules;
@@ -10,16 +11,20 @@ mod platform;
 mod process;
 pub(crate) mod user;
 
+use gcos::Config;
 use gcos::hw::pci::{BindError, NamesError, Sysfs};
 
 use crate::failure::Failure;
-use check::Check;
+use check::{Check, Section};
 
 /// Every check of `gcos doctor`, in the order in which one would mend things.
-pub(crate) fn checks(sysfs: &Sysfs) -> Vec<Check> {
+/// Where there is a configuration, also of the block devices and files that it names.
+pub(crate) fn checks(sysfs: &Sysfs, config: Option<&Config>) -> Vec<Check> {
     let mut checks = platform::checks(sysfs);
     checks.extend(limits::checks(sysfs));
-    checks.extend(gpu::checks(sysfs));
+    checks.extend(gpu::checks(sysfs).into_iter().map(|check| check.within(Section::Gpu)));
+    let kernel = kernel_path::checks(sysfs, config);
+    checks.extend(kernel.into_iter().map(|check| check.within(Section::KernelPath)));
     checks
 }
 

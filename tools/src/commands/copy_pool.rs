@@ -1,0 +1,133 @@
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use gcos::copy::{CopyError, CopyOptions, CopyReport, copy};
+use gcos::{Config, Drives, OpenOptions, PathKind, Store, open_drives, units};
+use serde_json::{Value, json};
+
+use crate::args::CopyPoolArgs;
+use crate::failure::{Failure, Outcome};
+use crate::key;
+use crate::meter::{Meter, Unit};
+use crate::output::Output;
+
+/// `gcos copy-pool`.
+pub(crate) fn run(args: &CopyPoolArgs, out: &Output) -> Result<Outcome, Failure> {
+    let (from, to) = configs(args)?;
+    let source = store(&from, &args.from)?;
+    let destination = store(&to, &args.to)?;
+    let options = CopyOptions {
+        prefix: args.prefix.0.clone(),
+        replace: args.replace,
+        dry_run: args.dry_run,
+        ..CopyOptions::default()
+    };
+    let meter = Meter::new(out, "objects", None, Unit::Things);
+    let copied = copy(&source, &destination, &options, |report| {
+        meter.set(report.done(), report.objects);
+        ControlFlow::Continue(())
+    });
+    drop(meter);
+    // Both are closed whatever has come of it: what was copied is durable and stays.
+    let closed = destination.close().and(source.close());
+    let report = copied?;
+    closed?;
+    out.result(&document(&report), describe(&report));
+    Ok(Outcome::good_if(report.failed == 0))
+}
+
+/// Both configurations. GPUs have no part in it; no drive may be in both.
+fn configs(args: &CopyPoolArgs) -> Result<(Config, Config), Failure> {
+    let mut configs = [Config::load(&args.from)?, Config::load(&args.to)?];
+    let through_the_kernel = configs.each_ref().map(has_kernel_drive);
+    for (config, itself) in configs.iter_mut().zip(through_the_kernel) {
+        config.namespace.gpu.num = 0;
+        // What the environment forces concerns the one of both that it can concern.
+        if !itself && through_the_kernel.contains(&true) {
+            config.kernel_path.force = None;
+        }
+    }
+    let [from, to] = configs;
+    let shared = from.disk.paths.iter().find(|path| to.disk.paths.iter().any(|p| same(path, p)));
+    match shared {
+        Some(path) => Err(Failure::usage(format!(
+            "{path} is in both configurations; the pools must lie on different drives"
+        ))),
+        None => Ok((from, to)),
+    }
+}
+
+fn has_kernel_drive(config: &Config) -> bool {
+    let is_kernel = |path: &String| matches!(PathKind::parse(path), Ok(PathKind::Kernel(_)));
+    config.disk.paths.iter().any(is_kernel)
+}
+
+/// Whether two entries are the same drive, as far as their words and their files tell.
+fn same(a: &str, b: &str) -> bool {
+    if a.starts_with("emulated:ram:") {
+        return false;
+    }
+    let file = |path: &str| {
+        let path = path.strip_prefix("emulated:").unwrap_or(path);
+        std::fs::canonicalize(path).unwrap_or_else(|_| path.into())
+    };
+    file(a) == file(b)
+}
+
+/// Opens a pool so that nothing leaves it by itself.
+fn store(config: &Config, name: &Path) -> Result<Store, Failure> {
+    let failed =
+        |failure: Failure| Failure::new(failure.kind, format!("{}: {failure}", name.display()));
+    let drives: Drives = open_drives(config, false).map_err(|e| failed(e.into()))?;
+    let options = OpenOptions {
+        high_watermark: 100,
+        low_watermark: 100,
+        deallocate: false,
+        ..config.open_options()
+    };
+    Store::open(drives.engines, options).map_err(|e| failed(e.into()))
+}
+
+fn document(report: &CopyReport) -> Value {
+    let mut document = json!(report);
+    let problem =
+        |p: &gcos::copy::CopyProblem| json!({ "key": key::typed(&p.key), "reason": p.reason });
+    if let Value::Object(map) = &mut document {
+        let problems: Vec<_> = report.problems.iter().map(problem).collect();
+        map.insert("problems".to_owned(), problems.into());
+    }
+    document
+}
+
+fn describe(report: &CopyReport) -> String {
+    let of = |objects: u64, bytes: u64| format!("{objects} ({})", units::about(bytes));
+    let mut text = format!(
+        "Of {} objects: {} {}, {} there already with the same bytes",
+        of(report.objects, report.bytes),
+        of(report.copied, report.copied_bytes),
+        if report.dry_run { "would be copied" } else { "copied and verified" },
+        of(report.same, report.same_bytes),
+    );
+    if report.gone > 0 {
+        text += &format!(", {} gone from the source meanwhile", report.gone);
+    }
+    if report.failed > 0 {
+        text += &format!(", {} NOT copied", report.failed);
+    }
+    text.push('.');
+    for problem in &report.problems {
+        text += &format!("\n  {}: {}", key::show(&problem.key), problem.reason);
+    }
+    text
+}
+
+impl From<CopyError> for Failure {
+    fn from(error: CopyError) -> Self {
+        let kind = match error {
+            CopyError::Full { .. } => "full",
+            CopyError::Memory { .. } => "memory",
+            _ => "device",
+        };
+        Self::chain(kind, &error)
+    }
+}
