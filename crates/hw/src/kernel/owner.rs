@@ -7,8 +7,11 @@ use std::path::{Path, PathBuf};
 
 use super::sysfs::BlockDevice;
 
-/// In words, who has the block device of this number, and what to do.
-pub(super) fn of_device(number: libc::dev_t) -> String {
+/// Of a device that somebody has, and nobody knows who.
+pub(super) const UNKNOWN: &str = "another program has it open for itself (another store, a file-system check, a RAID, LVM); end that first";
+
+/// In words, who has the block device of this number, and what to do; `None` where nobody is known.
+pub(super) fn of_device(number: libc::dev_t) -> Option<String> {
     let mounts = fs::read("/proc/self/mounts").unwrap_or_default();
     let swaps = fs::read("/proc/swaps").unwrap_or_default();
     let device = BlockDevice::of(number);
@@ -18,17 +21,14 @@ pub(super) fn of_device(number: libc::dev_t) -> String {
     };
     if let Some((source, at)) = entries(&mounts, 2).find(|(source, _)| same(source)) {
         let (source, at) = (source.display(), at.display());
-        return format!("{source} is mounted at {at}; unmount it, or use another device");
+        return Some(format!("{source} is mounted at {at}; unmount it, or use another device"));
     }
     if let Some((source, _)) = entries(&swaps, 1).find(|(source, _)| same(source)) {
-        return format!("{} is swap space; turn it off with swapoff", source.display());
+        return Some(format!("{} is swap space; turn it off with swapoff", source.display()));
     }
-    match device.holders().as_slice() {
-        [] => "another program has it open for itself (another store, a file-system check, a RAID, LVM); \
-               end that first"
-            .to_owned(),
-        holders => format!("{} is built on it; take that apart first", holders.join(", ")),
-    }
+    let holders = device.holders();
+    let built = || format!("{} is built on it; take that apart first", holders.join(", "));
+    (!holders.is_empty()).then(built)
 }
 
 /// First and last of the first `columns` columns of each line that begins with an absolute path.

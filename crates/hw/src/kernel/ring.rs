@@ -341,6 +341,13 @@ impl Drop for Ring {
         });
         self.cancel_some(|_| true);
         if self.drain(Instant::now() + self.drop_wait) {
+            // The kernel takes a ring apart later, when nobody waits. The file goes now, so that it can
+            // be had again at once.
+            if self.registered
+                && let Err(error) = self.ring.submitter().unregister_files()
+            {
+                tracing::debug!(%error, "the file was not unregistered");
+            }
             // SAFETY: this is the end of the ring, and the kernel holds nothing: the slots are empty.
             unsafe {
                 ManuallyDrop::drop(&mut self.ring);
@@ -348,8 +355,9 @@ impl Drop for Ring {
             }
             return;
         }
-        // The kernel may write into that memory at any time: better it stays lent for good than that it
-        // becomes somebody else's.
+        // The kernel may write into that memory at any time, and to the target: better both stay lent for
+        // good than that they become somebody else's.
+        std::mem::forget(Arc::clone(&self.target));
         let path = self.target.path().display();
         let slots = self.slots.lock();
         tracing::error!(%path, ?slots, "the kernel does not give memory back: it is lost");

@@ -1,22 +1,24 @@
 use std::ops::Range;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 
 use parking_lot::Mutex;
 
 use super::Batch;
 
 /// What has happened to a target that every way to it must know of: it outlives the way it happened on.
+///
+/// Batches are not kept alive: one that is gone has ended, since each of its jobs keeps it.
 #[derive(Debug, Default)]
 pub struct Standing {
     distrusted: OnceLock<String>,
-    asking: Mutex<Option<Arc<Batch>>>,
+    asking: Mutex<Weak<Batch>>,
     loose: Mutex<Vec<Loose>>,
 }
 
 /// A write or a deallocation that nobody waits for any more.
 #[derive(Debug)]
 struct Loose {
-    batch: Arc<Batch>,
+    batch: Weak<Batch>,
     ranges: Vec<Range<u64>>,
     given_up: bool,
 }
@@ -39,10 +41,10 @@ impl Standing {
     /// The batch that asks and is not finished.
     pub fn ask_alone(&self, batch: &Arc<Batch>) -> Result<(), Arc<Batch>> {
         let mut asking = self.asking.lock();
-        match asking.as_ref().filter(|other| !other.is_finished()) {
-            Some(other) => Err(Arc::clone(other)),
+        match unfinished(&asking) {
+            Some(other) => Err(other),
             None => {
-                *asking = Some(Arc::clone(batch));
+                *asking = Arc::downgrade(batch);
                 Ok(())
             }
         }
@@ -51,7 +53,7 @@ impl Standing {
     /// Remembers changes to `ranges` that nobody waits for any more and that may still be made. `given_up`:
     /// their deadline has passed, and whoever asked was told that they failed.
     pub fn let_loose(&self, batch: &Arc<Batch>, ranges: Vec<Range<u64>>, given_up: bool) {
-        let batch = Arc::clone(batch);
+        let batch = Arc::downgrade(batch);
         self.loose.lock().push(Loose { batch, ranges, given_up });
     }
 
@@ -73,9 +75,13 @@ impl Standing {
 
     fn find(&self, which: impl Fn(&Loose) -> bool) -> Option<Arc<Batch>> {
         let mut loose = self.loose.lock();
-        loose.retain(|loose| !loose.batch.is_finished());
-        loose.iter().find(|loose| which(loose)).map(|loose| Arc::clone(&loose.batch))
+        loose.retain(|loose| unfinished(&loose.batch).is_some());
+        loose.iter().filter(|loose| which(loose)).find_map(|loose| unfinished(&loose.batch))
     }
+}
+
+fn unfinished(batch: &Weak<Batch>) -> Option<Arc<Batch>> {
+    batch.upgrade().filter(|batch| !batch.is_finished())
 }
 
 #[cfg(test)]
@@ -88,7 +94,7 @@ mod tests {
         let standing = Standing::default();
         let (one, other) = (Batch::new(1, None), Batch::new(1, None));
         standing.let_loose(&one, vec![0..10, 100..110], false);
-        standing.let_loose(&other, vec![105..106], true);
+        standing.let_loose(&other, vec![105..106, 200..201], true);
         let before = |offset, len| standing.before(&[1000..1001, offset..offset + len]);
         assert!(before(10, 90).is_none());
         assert!(Arc::ptr_eq(&before(9, 1).unwrap(), &one));

@@ -4,11 +4,19 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use super::file_system::{self, Alignment};
 use super::sysfs::{self, BlockDevice};
 use super::{KernelError, Standing, owner};
 use crate::file::to_off;
+
+/// Time for a former owner to leave: the kernel closes what an io_uring had, and what a program had that was
+/// killed, a moment after the end.
+const LEAVING: Duration = Duration::from_secs(1);
+/// Pause before looking again whether it has left.
+const LEAVING_STEP: Duration = Duration::from_millis(10);
 
 /// Whether transfers go round the page cache (`O_DIRECT`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -286,12 +294,25 @@ impl Target {
     }
 }
 
+impl Drop for Target {
+    fn drop(&mut self) {
+        // The kernel may close the file a moment later than this, when it takes an io_uring apart. Nothing
+        // is under way: whoever leaves something behind keeps the target, too.
+        if !self.block_device
+            && let Err(error) = self.file.unlock()
+        {
+            tracing::debug!(%error, path = %self.path.display(), "the file was not unlocked");
+        }
+    }
+}
+
 /// Opens what was found to be storage; whether it is for direct I/O.
 fn open_file(
     path: &Path,
     options: &TargetOptions,
     block_device: bool,
 ) -> Result<(File, bool), KernelError> {
+    let owner = || owner::of_device(fs::metadata(path).ok()?.rdev());
     let open = |direct: bool| {
         let mut flags = if direct { libc::O_DIRECT } else { 0 };
         if block_device {
@@ -308,10 +329,25 @@ fn open_file(
             _ => Err(io::Error::last_os_error()),
         }
     };
+    let open = |direct| {
+        let until = Instant::now() + LEAVING;
+        loop {
+            match open(direct) {
+                Err(error)
+                    if error.raw_os_error() == Some(libc::EBUSY)
+                        && block_device
+                        && owner().is_none()
+                        && Instant::now() < until =>
+                {
+                    thread::sleep(LEAVING_STEP);
+                }
+                other => return other,
+            }
+        }
+    };
     let failed = |source: io::Error| match source.raw_os_error() {
         Some(libc::EBUSY) if block_device => {
-            let by =
-                fs::metadata(path).map_or_else(|_| String::new(), |m| owner::of_device(m.rdev()));
+            let by = owner().unwrap_or_else(|| owner::UNKNOWN.to_owned());
             KernelError::InUse { path: path.to_owned(), by }
         }
         _ => KernelError::Os {
@@ -357,7 +393,14 @@ fn expect_storage(path: &Path, found: &Metadata) -> Result<(), KernelError> {
 
 /// Locks a file: for this opener alone, or for readers alone.
 fn lock(file: &File, path: &Path, shared: bool) -> Result<(), KernelError> {
-    let locked = if shared { file.try_lock_shared() } else { file.try_lock() };
+    let until = Instant::now() + LEAVING;
+    let locked = loop {
+        let locked = if shared { file.try_lock_shared() } else { file.try_lock() };
+        if !matches!(locked, Err(TryLockError::WouldBlock)) || Instant::now() >= until {
+            break locked;
+        }
+        thread::sleep(LEAVING_STEP);
+    };
     match locked {
         Ok(()) => Ok(()),
         Err(TryLockError::WouldBlock) => Err(KernelError::InUse {

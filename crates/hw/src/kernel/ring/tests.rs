@@ -199,6 +199,17 @@ fn a_ring_that_is_dropped_takes_its_memory_back_first() {
 }
 
 #[test]
+fn a_file_can_be_had_again_as_soon_as_its_ring_is_dropped() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    file.as_file().set_len(1 << 20).unwrap();
+    let options = TargetOptions { direct: Direct::Prefer, ..TargetOptions::default() };
+    for _ in 0..50 {
+        let ring = open(Target::open(file.path(), &options).unwrap());
+        run(&ring, JobOp::Read, 0, &alloc(BLOCK)).unwrap();
+    }
+}
+
+#[test]
 fn memory_that_the_kernel_never_gives_back_is_never_given_to_others() {
     let (target, _write) = pipe();
     let mut ring = open(target);
