@@ -59,7 +59,7 @@ fn a_file_has_its_size_in_whole_blocks_and_what_lies_below() {
     let folder = folder();
     let path = file(folder.path(), (1 << 20) + 100);
     let target = Target::open(&path, &with(Direct::Never)).unwrap();
-    assert_eq!((target.capacity(), target.lba_bytes()), (1 << 20, 4096));
+    assert_eq!((target.capacity(), target.lba_bytes()), (1 << 20, 512));
     assert!(!target.is_direct() && !target.is_block_device() && !target.file_system().is_empty());
     assert_eq!((target.serial(), target.model()), ("", ""));
     drop(target);

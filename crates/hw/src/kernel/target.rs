@@ -144,8 +144,8 @@ impl Target {
             expect_storage(path, &found)?;
             return Self::of_file(file, path, false, &options, &found);
         }
-        // Through the page cache any offset will do; pages are what it moves.
-        let Alignment { memory, offset } = usable.unwrap_or(Alignment { memory: 1, offset: 4096 });
+        // Through the page cache any offset will do, so a pool with either block can be kept there.
+        let Alignment { memory, offset } = usable.unwrap_or(Alignment { memory: 1, offset: 512 });
         let lba_bytes = if offset <= 512 { 512 } else { offset };
         let target = Self {
             capacity: whole_blocks(path, found.len(), lba_bytes)?,
@@ -198,7 +198,7 @@ impl Target {
     }
 
     /// What offsets and lengths must be multiples of, in bytes: 512 or 4096. The logical block of a
-    /// device; what direct I/O asks for of a file, 4096 without direct I/O.
+    /// device; what direct I/O asks for of a file, 512 without direct I/O.
     #[must_use]
     pub fn lba_bytes(&self) -> u32 {
         self.lba_bytes
