@@ -567,3 +567,19 @@ fn bury(pool: &Pool, losers: Vec<(u8, RemoveRecord)>) -> Result<(), StoreError> 
     }
     pool.write_journals(drives)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_checkpoint_that_is_a_whole_lap_older_is_a_whole_lap_behind() {
+        let ring = 64;
+        let at = |sequence, position| Start { sequence, position, previous: 0 };
+        let behind = |newest, older| behind(newest, older, ring).position;
+        assert_eq!(behind(at(9, ring + 5), at(9, ring + 5)), ring + 5, "the same frame");
+        assert_eq!(behind(at(9, ring + 5), at(3, ring + 5)), 5, "the same block, a lap ago");
+        assert_eq!(behind(at(9, ring + 5), at(3, ring + 2)), ring + 2);
+        assert_eq!(behind(at(9, ring + 5), at(3, ring + 9)), 9, "past the end of the ring");
+    }
+}

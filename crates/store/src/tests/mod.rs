@@ -7,6 +7,7 @@ mod eviction;
 mod faults;
 mod many_drives;
 mod objects;
+mod recovery;
 mod regressions;
 
 use std::sync::Arc;
