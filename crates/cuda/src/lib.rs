@@ -48,7 +48,6 @@ pub use kernels::{
 };
 pub use memory::{
     DeviceBuffer, DeviceMemory, DeviceSlice, MemoryOptions, MemoryStats, Probe, Refusal, Rung,
-    WindowRange,
 };
 pub use pinned::{Pinned, PinnedSlice};
 #[cfg(feature = "played")]

@@ -7,4 +7,4 @@ mod slice;
 
 pub use pool::{DeviceMemory, MemoryOptions, MemoryStats};
 pub use rung::{Probe, Refusal, Rung};
-pub use slice::{DeviceBuffer, DeviceSlice, WindowRange};
+pub use slice::{DeviceBuffer, DeviceSlice};

@@ -104,13 +104,6 @@ impl Pool {
         &self.gpu
     }
 
-    /// Address and length of a window. Windows stay until the pool is gone.
-    pub(crate) fn window(&self, index: usize) -> Option<(u64, usize)> {
-        let state = self.state.lock();
-        let place = state.windows.get(index).map(|window| &window.place);
-        place.map(|place| (place.device_address, place.memory().len()))
-    }
-
     pub(crate) fn give(&self, window: usize, offset: usize, len: usize) {
         let mut state = self.state.lock();
         state.allocations -= 1;

@@ -81,14 +81,6 @@ impl DeviceSlice {
         self.device_address
     }
 
-    /// The window that it is part of, for what is done once for a window.
-    #[must_use]
-    pub fn window(&self) -> Option<WindowRange> {
-        let pool = &self.block.pool;
-        let (address, len) = pool.window(self.block.window)?;
-        Some(WindowRange { pool: Arc::clone(pool), address, len })
-    }
-
     /// Length in bytes.
     #[must_use]
     #[inline]
@@ -153,34 +145,6 @@ impl GpuRange for DeviceSlice {
 
     fn len(&self) -> usize {
         self.dma.len()
-    }
-
-    fn hold(&self) -> Option<Hold> {
-        Some(Box::new(self.clone()))
-    }
-}
-
-/// A whole window of [`crate::DeviceMemory`], with all that is allocated in it. It keeps the window.
-#[derive(Debug, Clone)]
-pub struct WindowRange {
-    pool: Arc<Pool>,
-    address: u64,
-    len: usize,
-}
-
-impl sealed::Sealed for WindowRange {}
-
-impl GpuRange for WindowRange {
-    fn gpu(&self) -> &Arc<Gpu> {
-        self.pool.gpu()
-    }
-
-    fn device_address(&self) -> u64 {
-        self.address
-    }
-
-    fn len(&self) -> usize {
-        self.len
     }
 
     fn hold(&self) -> Option<Hold> {

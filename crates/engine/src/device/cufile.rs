@@ -1,21 +1,26 @@
-//! cuFile in between: its library moves bytes of the drive's file to and from the GPU's memory, at best without
-//! the processor.
+//! cuFile in between: its library moves bytes between the drive's file and GPU memory, at best without the
+//! processor.
 //!
 //! Its calls block, and cannot be given up. So they are made by threads of their own, pieces of one transfer at
 //! the same time, in the order of the stream by its event and gate. The library's own transfers in a stream
 //! (`cuFileReadAsync`) have neither a deadline nor a way to tell why one failed, and go one behind the other.
+//!
+//! Each thread has GPU memory of its own, registered with cuFile once. Calls go to and from there; the GPU copies
+//! between it and the memory of a transfer, which costs next to nothing beside a drive. A call that comes to
+//! its end after its transfer was given up thus touches memory of nobody else. It also makes all calls whole
+//! pages at aligned addresses, whatever the pieces of the transfer.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use gcos_cuda::cufile::{BufferBudget, CuFileError, CuFileHandle, CuFileMode, RegisteredBuffer};
-use gcos_cuda::{DeviceSlice, GpuError};
+use gcos_cuda::{Gpu, GpuError, Stream, UnmappedMemory};
 use gcos_hw::kernel::{Batch, JobOp};
 use parking_lot::{Condvar, Mutex};
 
-use super::chunks::chunks;
+use super::chunks::{Chunk, chunks};
 use super::mover::Mover;
 use super::staged::ByStaging;
 use super::{DeviceTransfer, Driver};
@@ -26,6 +31,8 @@ use crate::{Engine, Extent, FileEngine, Geometry, IoError, IoErrorKind, Op, Requ
 const PIECE_BYTES: usize = 1 << 20;
 /// Transfers in a row that cuFile may fail before it is left for good.
 const PATIENCE: u32 = 3;
+/// Time for a copy on the GPU: far more than it takes.
+const COPY: Duration = Duration::from_secs(10);
 /// How long a thread sleeps at most while there is nothing to do.
 const IDLE: Duration = Duration::from_millis(500);
 
@@ -36,8 +43,7 @@ pub(super) struct ByCuFile {
     handle: Arc<CuFileHandle>,
     queue: Arc<Queue>,
     threads: Mutex<Vec<JoinHandle<()>>>,
-    buffers: Buffers,
-    /// For pieces off the file's pages, and, unless cuFile was asked for, for those that it fails.
+    /// For transfers off the file's pages, and, unless cuFile was asked for, for those that it fails.
     staging: Arc<ByStaging>,
     /// Whether transfers that cuFile fails are done by staging.
     falls_back: bool,
@@ -50,13 +56,6 @@ struct Health {
     in_a_row: u32,
     /// Why it was left.
     left: Option<String>,
-}
-
-/// Windows of the GPU's memory that cuFile knows, by their addresses; `None` for those that it is not to know.
-#[derive(Debug)]
-struct Buffers {
-    budget: Arc<BufferBudget>,
-    known: Mutex<BTreeMap<u64, Option<Arc<RegisteredBuffer>>>>,
 }
 
 /// Pieces that wait for a thread.
@@ -72,14 +71,21 @@ struct QueueState {
     closed: bool,
 }
 
-/// One call of cuFile. It holds its memory, whoever else gives it up.
+/// One call of cuFile, and the copies that belong to it.
 #[derive(Debug)]
 struct Piece {
-    handle: Arc<CuFileHandle>,
-    memory: DeviceSlice,
-    registered: Option<Arc<RegisteredBuffer>>,
-    offset: u64,
+    chunk: Chunk,
     moving: Arc<Moving>,
+}
+
+/// What a thread works with.
+#[derive(Debug)]
+struct Lane {
+    handle: Arc<CuFileHandle>,
+    stream: Stream,
+    /// Of [`PIECE_BYTES`].
+    own: UnmappedMemory,
+    registered: Option<Arc<RegisteredBuffer>>,
 }
 
 /// A transfer that threads work for.
@@ -95,6 +101,8 @@ struct Moving {
 #[derive(Debug, Default)]
 struct MovingState {
     left: usize,
+    /// Pieces that are being copied from or to the memory of the transfer.
+    copying: usize,
     failed: Option<Failure>,
     /// Nobody waits any more.
     given_up: bool,
@@ -104,6 +112,7 @@ struct MovingState {
 #[derive(Debug)]
 enum Failure {
     CuFile(CuFileError),
+    Gpu(GpuError),
     NotBegun,
 }
 
@@ -111,14 +120,20 @@ impl ByCuFile {
     pub(super) fn new(
         file: Arc<FileEngine>,
         handle: Arc<CuFileHandle>,
+        gpu: &Arc<Gpu>,
         staging: ByStaging,
-        budget: Arc<BufferBudget>,
+        budget: &Arc<BufferBudget>,
         workers: usize,
         falls_back: bool,
     ) -> Result<Self, IoError> {
+        let name = file.geometry().name.clone();
+        let failed = |detail: String| IoError::about(&name, IoErrorKind::Device, "open", detail);
+        let gpu_failed = |error: GpuError| failed(format!("no GPU memory or stream: {error}"));
+        let workers = workers.max(1);
+        let own = UnmappedMemory::new(gpu, workers * PIECE_BYTES).map_err(gpu_failed)?;
+        let registered = register(&handle, &own, budget);
         let queue = Arc::<Queue>::default();
         let made = Self {
-            buffers: Buffers { budget, known: Mutex::default() },
             queue: Arc::clone(&queue),
             threads: Mutex::default(),
             staging: Arc::new(staging),
@@ -127,47 +142,46 @@ impl ByCuFile {
             handle,
             file,
         };
-        for number in 0..workers.max(1) {
+        for number in 0..workers {
+            let lane = Lane {
+                handle: Arc::clone(&made.handle),
+                stream: Stream::new(gpu).map_err(gpu_failed)?,
+                own: own.slice(number * PIECE_BYTES, PIECE_BYTES).map_err(gpu_failed)?,
+                registered: registered.clone(),
+            };
             let queue = Arc::clone(&queue);
             let thread = std::thread::Builder::new().name(format!("gcos-cufile-{number}"));
-            let thread = thread.spawn(move || work(&queue)).map_err(|error| {
-                let name = &made.file.geometry().name;
-                IoError::about(name, IoErrorKind::Device, "open", format!("no thread: {error}"))
-            })?;
+            let thread = thread.spawn(move || work(&queue, &lane));
+            let thread = thread.map_err(|error| failed(format!("no thread: {error}")))?;
             made.threads.lock().push(thread);
         }
         Ok(made)
     }
 }
 
-/// Whether cuFile takes the transfer as it is: all pieces begin and end at pages of the file. What is less it
-/// reads, changes and writes back, which may undo what others write beside it.
-fn fits(transfer: &DeviceTransfer) -> bool {
-    let page = gcos_hw::PAGE_BYTES;
-    let whole = |extent: &Extent| (extent.offset | extent.len).is_multiple_of(page as u64);
-    transfer.extents.iter().all(whole)
-        && transfer.segments.iter().all(|segment| segment.len().is_multiple_of(page))
+/// Lets cuFile know the memory, as far as it may. In compatibility mode that would save nothing.
+fn register(
+    handle: &CuFileHandle,
+    own: &UnmappedMemory,
+    budget: &Arc<BufferBudget>,
+) -> Option<Arc<RegisteredBuffer>> {
+    if handle.mode() == CuFileMode::Compatibility {
+        return None;
+    }
+    match handle.cufile().register_buffer(own, budget) {
+        Ok(registered) => Some(Arc::new(registered)),
+        Err(error) => {
+            tracing::info!(%error, "cuFile copies once more: the memory for it is not registered");
+            None
+        }
+    }
 }
 
-impl Buffers {
-    /// What cuFile knows of the window that holds the memory. In compatibility mode that saves nothing.
-    fn of(&self, handle: &CuFileHandle, memory: &DeviceSlice) -> Option<Arc<RegisteredBuffer>> {
-        if handle.mode() == CuFileMode::Compatibility {
-            return None;
-        }
-        let window = memory.window()?;
-        let mut known = self.known.lock();
-        let entry = known.entry(gcos_cuda::GpuRange::device_address(&window));
-        let found =
-            entry.or_insert_with(|| match handle.cufile().register_buffer(&window, &self.budget) {
-                Ok(registered) => Some(Arc::new(registered)),
-                Err(error) => {
-                    tracing::info!(%error, "cuFile copies what lies in a window of GPU memory");
-                    None
-                }
-            });
-        found.clone()
-    }
+/// Whether cuFile takes the transfer: it consists of whole pages of the file. What is less it reads, changes and
+/// writes back, which may undo what others write beside it.
+fn fits(transfer: &DeviceTransfer) -> bool {
+    let page = gcos_hw::PAGE_BYTES as u64;
+    transfer.extents.iter().all(|extent| (extent.offset | extent.len).is_multiple_of(page))
 }
 
 impl Mover for ByCuFile {
@@ -227,22 +241,11 @@ impl ByCuFile {
             transfer.error(self.geometry(), IoErrorKind::Invalid, error.to_string())
         };
         let chunks = chunks(transfer, PIECE_BYTES).map_err(wrong)?;
-        let left = chunks.iter().map(|chunk| chunk.parts.len()).sum();
-        let state = Mutex::new(MovingState { left, ..MovingState::default() });
+        let state = Mutex::new(MovingState { left: chunks.len(), ..MovingState::default() });
         let fence = Batch::new(1, None);
         let moving = Arc::new(Moving { write, end, state, fence });
-        let mut pieces = Vec::with_capacity(left);
-        for chunk in chunks {
-            let mut offset = chunk.offset;
-            for memory in chunk.parts {
-                let len = memory.len() as u64;
-                let registered = self.buffers.of(&self.handle, &memory);
-                let (handle, moving) = (Arc::clone(&self.handle), Arc::clone(&moving));
-                pieces.push(Piece { handle, memory, registered, offset, moving });
-                offset += len;
-            }
-        }
-        Ok(pieces)
+        let piece = |chunk| Piece { chunk, moving: Arc::clone(&moving) };
+        Ok(chunks.into_iter().map(piece).collect())
     }
 }
 
@@ -260,7 +263,7 @@ impl Drop for ByCuFile {
 }
 
 /// A thread: until the engine is gone and nothing waits.
-fn work(queue: &Queue) {
+fn work(queue: &Queue, lane: &Lane) {
     loop {
         let piece = {
             let mut state = queue.state.lock();
@@ -274,31 +277,23 @@ fn work(queue: &Queue) {
                 queue.changed.wait_for(&mut state, IDLE);
             }
         };
-        piece.run();
+        piece.run(lane);
     }
 }
 
 impl Piece {
-    fn run(self) {
-        let Self { handle, memory, registered, offset, moving } = self;
-        let begun = {
-            let state = moving.state.lock();
-            !state.given_up && state.failed.is_none() && Instant::now() < moving.end
+    fn run(self, lane: &Lane) {
+        let Self { chunk, moving } = self;
+        let result = match moving.write {
+            true => write(lane, chunk, &moving),
+            false => read(lane, chunk, &moving),
         };
-        let registered = registered.as_deref();
-        let result = match (begun, moving.write) {
-            (false, _) => Err(Failure::NotBegun),
-            (true, true) => handle.write(&memory, offset, registered).map_err(Failure::CuFile),
-            (true, false) => read(&handle, &memory, offset, registered).map_err(Failure::CuFile),
-        };
-        drop(memory);
         let mut state = moving.state.lock();
-        if let Err(failure) = result {
+        if let Err(failure) = result
+            && matches!(state.failed, None | Some(Failure::NotBegun))
+        {
             // The first that says something.
-            match &state.failed {
-                None | Some(Failure::NotBegun) => state.failed = Some(failure),
-                Some(Failure::CuFile(_)) => {}
-            }
+            state.failed = Some(failure);
         }
         state.left -= 1;
         if state.left == 0 {
@@ -307,17 +302,66 @@ impl Piece {
     }
 }
 
-/// Reads all of it: a file that ends early is an error.
-fn read(
-    handle: &CuFileHandle,
-    memory: &DeviceSlice,
-    offset: u64,
-    registered: Option<&RegisteredBuffer>,
-) -> Result<(), CuFileError> {
-    let (moved, wanted) = (handle.read(memory, offset, registered)? as u64, memory.len() as u64);
-    match moved == wanted {
-        true => Ok(()),
-        false => Err(CuFileError::Short { call: "cuFileRead", offset, wanted, moved }),
+fn read(lane: &Lane, chunk: Chunk, moving: &Moving) -> Result<(), Failure> {
+    if !moving.is_wanted() {
+        return Err(Failure::NotBegun);
+    }
+    let own = lane.own.slice(0, chunk.len).map_err(Failure::Gpu)?;
+    let moved = lane.handle.read(&own, chunk.offset, lane.registered.as_deref());
+    let (moved, wanted) = (moved.map_err(Failure::CuFile)?, chunk.len);
+    if moved != wanted {
+        let (wanted, moved, offset) = (wanted as u64, moved as u64, chunk.offset);
+        let call = "cuFileRead";
+        return Err(Failure::CuFile(CuFileError::Short { call, offset, wanted, moved }));
+    }
+    copy(lane, &chunk, moving)
+}
+
+fn write(lane: &Lane, chunk: Chunk, moving: &Moving) -> Result<(), Failure> {
+    copy(lane, &chunk, moving)?;
+    let (offset, len) = (chunk.offset, chunk.len);
+    // From here on the memory of the transfer is not needed.
+    drop(chunk);
+    let own = lane.own.slice(0, len).map_err(Failure::Gpu)?;
+    let written = lane.handle.write(&own, offset, lane.registered.as_deref());
+    written.map_err(Failure::CuFile)
+}
+
+/// Copies between the thread's memory and that of the transfer, unless that was given up. It is not given up
+/// meanwhile.
+fn copy(lane: &Lane, chunk: &Chunk, moving: &Moving) -> Result<(), Failure> {
+    {
+        let mut state = moving.state.lock();
+        if !state.is_wanted(moving.end) {
+            return Err(Failure::NotBegun);
+        }
+        state.copying += 1;
+    }
+    let mut offset = 0;
+    let given = chunk.parts.iter().try_for_each(|part| {
+        let own = lane.own.slice(offset, part.len())?;
+        offset += part.len();
+        match moving.write {
+            true => lane.stream.copy(part, &own),
+            false => lane.stream.copy(&own, part),
+        }
+    });
+    // What was given is awaited even if not all was.
+    let ended = lane.stream.record().and_then(|event| event.synchronize(COPY));
+    moving.state.lock().copying -= 1;
+    given.and(ended).map_err(Failure::Gpu)
+}
+
+impl Moving {
+    fn is_wanted(&self) -> bool {
+        self.state.lock().is_wanted(self.end)
+    }
+}
+
+impl MovingState {
+    /// Whether it is of use to go on.
+    fn is_wanted(&self, end: Instant) -> bool {
+        !self.given_up && self.failed.is_none() && Instant::now() < end
     }
 }
 
@@ -374,6 +418,7 @@ impl CuFileTicket {
             return Some(match state.failed.take() {
                 None => Ok(()),
                 Some(Failure::CuFile(error)) => Err(Failed::CuFile(error)),
+                Some(Failure::Gpu(error)) => Err(Failed::Gpu(error)),
                 Some(Failure::NotBegun) => Err(Failed::Late),
             });
         }
@@ -381,6 +426,10 @@ impl CuFileTicket {
             return None;
         }
         state.given_up = true;
+        if state.copying > 0 {
+            // Soon over; then nothing touches the memory of the transfer any more.
+            return None;
+        }
         if self.write {
             self.file.fence_given_up(&moving.fence, &self.transfer.extents);
         }
@@ -399,8 +448,12 @@ impl CuFileTicket {
                 self.file.submit(Request::flush(left)).map(Some)
             }
             Err(Failed::Late) => {
-                let detail = "cuFile did not end it in time; its memory stays lent until it does";
+                let detail = "cuFile did not end it in time; the call itself cannot be given up";
                 Err(self.error(IoErrorKind::Timeout, detail))
+            }
+            Err(Failed::Gpu(error)) => {
+                let detail = format!("a copy on the GPU failed: {error}");
+                Err(self.error(IoErrorKind::Device, detail))
             }
             Err(Failed::CuFile(error)) => {
                 let failed = self.failed(&error);
@@ -445,6 +498,7 @@ impl CuFileTicket {
 /// Why the threads did not do it.
 enum Failed {
     CuFile(CuFileError),
+    Gpu(GpuError),
     Late,
 }
 

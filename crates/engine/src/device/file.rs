@@ -28,7 +28,8 @@ pub struct FileDeviceOptions {
     pub cufile: CuFileUse,
     /// The file of cuFile's library; `None` looks for it ([`gcos_cuda::cufile::places`]).
     pub library: Option<PathBuf>,
-    /// Most GPU memory that is registered with cuFile, in MiB. Only nvidia-fs gains by it.
+    /// Most GPU memory that is registered with cuFile, in MiB: 1 MiB for each thread is wanted. Only nvidia-fs
+    /// gains by it.
     pub cufile_buffer_mib: u64,
     /// Threads that call cuFile.
     pub workers: usize,
@@ -67,8 +68,8 @@ pub fn file_device(
             let staging = ByStaging::new(engine, memory, options.staging_bytes, Vec::new())?;
             let falls_back = options.cufile == CuFileUse::Prefer;
             let budget = BufferBudget::of_mib(options.cufile_buffer_mib);
-            let (file, workers) = (Arc::clone(file), options.workers);
-            let mover = ByCuFile::new(file, handle, staging, budget, workers, falls_back)?;
+            let (file, gpu, workers) = (Arc::clone(file), memory.gpu(), options.workers);
+            let mover = ByCuFile::new(file, handle, gpu, staging, &budget, workers, falls_back)?;
             return ordered(mover, memory);
         }
         Err(reason) if options.cufile == CuFileUse::Require => {
