@@ -20,10 +20,26 @@ const META_UNIT: usize = 1 << 20;
 pub(crate) enum DriveStatus {
     /// For everything.
     Online,
-    /// Its journal could not be written: objects can be read, nothing on it changes any more.
+    /// Its journal or its cache could not be written: objects can be read, nothing on it changes until
+    /// the pool is opened again.
     ReadOnly,
+    /// Its engine took it out of use; what was under way then ended as an error or not at all, so nothing
+    /// is in doubt, and it may come back while the pool is open.
+    Demoted,
     /// It does not answer.
     Gone,
+}
+
+impl DriveStatus {
+    /// Several may hold of a drive at once.
+    fn flag(self) -> u8 {
+        match self {
+            Self::Online => 0,
+            Self::ReadOnly => 1,
+            Self::Demoted => 2,
+            Self::Gone => 4,
+        }
+    }
 }
 
 /// Reads and writes whole blocks of a drive through staging memory. For metadata.
@@ -80,6 +96,7 @@ pub(crate) struct Drive {
     pub(crate) io: BlockIo,
     pub(crate) zones: ZoneMap,
     pub(crate) superblock: Mutex<Superblock>,
+    /// Flags of [`DriveStatus`].
     status: AtomicU8,
 }
 
@@ -95,11 +112,15 @@ impl Drive {
     }
 
     pub(crate) fn status(&self) -> DriveStatus {
-        match self.status.load(Ordering::Acquire) {
-            0 => DriveStatus::Online,
-            1 => DriveStatus::ReadOnly,
-            _ => DriveStatus::Gone,
-        }
+        let flags = self.status.load(Ordering::Acquire);
+        let worst_first = [DriveStatus::Gone, DriveStatus::Demoted, DriveStatus::ReadOnly];
+        let found = worst_first.into_iter().find(|status| flags & status.flag() != 0);
+        found.unwrap_or(DriveStatus::Online)
+    }
+
+    /// Whether something about what is on it is in doubt, so that only another open can tell.
+    pub(crate) fn in_doubt(&self) -> bool {
+        self.status.load(Ordering::Acquire) & DriveStatus::ReadOnly.flag() != 0
     }
 
     pub(crate) fn online(&self) -> bool {
@@ -108,16 +129,24 @@ impl Drive {
 
     /// Takes the drive out of use, as far as the error demands. Said once in the log.
     pub(crate) fn demote(&self, to: DriveStatus, why: &dyn std::fmt::Display) {
-        let before = self.status.fetch_max(to as u8, Ordering::AcqRel);
-        if before < to as u8 {
+        let before = self.status.fetch_or(to.flag(), Ordering::AcqRel);
+        if before & to.flag() == 0 {
             tracing::error!(drive = self.io.name(), status = ?to, reason = %why, "drive demoted");
         }
     }
 
+    /// Takes it into use again, if nothing about it is in doubt.
+    pub(crate) fn promote(&self) {
+        let back = DriveStatus::Demoted.flag() | DriveStatus::Gone.flag();
+        self.status.fetch_and(!back, Ordering::AcqRel);
+    }
+
     /// Notes what an I/O error says about the drive itself.
     pub(crate) fn note(&self, error: &StoreError) {
-        if error.io_kind() == Some(IoErrorKind::Gone) {
-            self.demote(DriveStatus::Gone, error);
+        match error.io_kind() {
+            Some(IoErrorKind::Gone) => self.demote(DriveStatus::Gone, error),
+            Some(IoErrorKind::Demoted) => self.demote(DriveStatus::Demoted, error),
+            _ => {}
         }
     }
 

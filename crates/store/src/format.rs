@@ -160,7 +160,8 @@ fn plan(
     let mut plans = Vec::with_capacity(drives.len());
     for (index, drive) in drives.iter().enumerate() {
         let geometry = drive.geometry();
-        let capacity = options.capacity.unwrap_or(geometry.capacity);
+        let capacity = options.capacity.filter(|_| options.spill != Some(index));
+        let capacity = capacity.unwrap_or(geometry.capacity);
         if capacity > geometry.capacity {
             return Err(StoreError::invalid(
                 "capacity",

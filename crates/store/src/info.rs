@@ -157,7 +157,7 @@ pub struct Stats {
     pub puts: u64,
     /// Puts that kept an existing object.
     pub puts_kept: u64,
-    /// Puts that failed.
+    /// Puts that failed on the drives they were placed on, also those that were then stored on others.
     pub puts_failed: u64,
     /// Payload bytes stored.
     pub put_bytes: u64,
@@ -199,4 +199,67 @@ pub struct Stats {
     pub drives_online: u64,
     /// Drives of the pool that are missing or have failed.
     pub drives_lost: u64,
+    /// Times that drives left a way because of errors past the budget.
+    pub demoted_errors: u64,
+    /// Times that they did because the device was gone.
+    pub demoted_gone: u64,
+    /// Times that they did because of latency.
+    pub demoted_latency: u64,
+    /// Times that they did because somebody asked for it.
+    pub demoted_asked: u64,
+    /// Drives that are not written until the pool is opened again, since their journal or their cache
+    /// could not be written.
+    pub demoted_unwritable: u64,
+    /// Times that drives went back to their first way.
+    pub promotions: u64,
+    /// Requests that were carried out on another way after they had failed on theirs.
+    pub requests_retried: u64,
+    /// Puts that were begun again on other drives, since a drive failed.
+    pub puts_retried: u64,
+    /// Puts that went to the drive for spill.
+    pub spilled: u64,
+    /// Bytes of slots in use on the drive for spill.
+    pub spill_used_bytes: u64,
+    /// Bytes of all its data chunks; 0 where there is none.
+    pub spill_capacity_bytes: u64,
+}
+
+/// Whether a drive is in use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum DriveHealth {
+    /// For everything.
+    Online,
+    /// Objects on it can be read; nothing is written until the pool is opened again.
+    ReadOnly,
+    /// Its engine took it out of use; [`crate::Store::promote`] brings it back.
+    Demoted,
+    /// It does not answer.
+    Gone,
+    /// It was not there when the pool was opened.
+    Missing,
+}
+
+/// What is known of a drive of an open pool.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct DriveInfo {
+    /// Index in the pool.
+    pub index: u8,
+    /// Name, empty for one that is missing.
+    pub name: String,
+    /// Whether it is in use.
+    pub health: DriveHealth,
+    /// Whether it is for spill.
+    pub spill: bool,
+    /// What moves its blocks now: "NVMe driver", "io_uring" and the like.
+    pub way: String,
+    /// Why not a better way; empty on the best.
+    pub reason: String,
+    /// Times that it left a way.
+    pub demotions: u64,
+    /// Bytes of slots in use.
+    pub used_bytes: u64,
+    /// Bytes of all its data chunks.
+    pub capacity_bytes: u64,
 }

@@ -24,9 +24,11 @@ mod object;
 mod options;
 mod payload;
 mod pool;
+mod promote;
 mod put;
 mod recover;
 mod ring;
+mod retry;
 mod scrub;
 mod staging;
 mod state;
@@ -47,7 +49,10 @@ pub use device::{
 };
 pub use error::StoreError;
 pub use format::{Contents, format, probe};
-pub use info::{Lookup, MissReason, ObjectInfo, PoolInfo, PutOutcome, RecoveryReport, Stats};
+pub use info::{
+    DriveHealth, DriveInfo, Lookup, MissReason, ObjectInfo, PoolInfo, PutOutcome, RecoveryReport,
+    Stats,
+};
 pub use memory::{Sink, Source};
 pub use options::{Durability, FormatOptions, IfExists, OpenOptions, PutOptions};
 pub use scrub::{ScrubCursor, ScrubDamage, ScrubOptions, ScrubReport};

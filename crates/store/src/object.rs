@@ -213,7 +213,7 @@ impl Pool {
         let detail = error.io_detail();
         match error.io_kind() {
             Some(IoErrorKind::Media) => Verdict::Damaged { drive, detail },
-            Some(IoErrorKind::Gone) => Verdict::Gone { drive },
+            Some(IoErrorKind::Gone | IoErrorKind::Demoted) => Verdict::Gone { drive },
             _ => Verdict::Failed { detail },
         }
     }

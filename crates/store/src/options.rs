@@ -13,6 +13,9 @@ pub struct FormatOptions {
     pub meta_percent: u32,
     /// Bytes of each drive to use; `None` for all of it.
     pub capacity: Option<u64>,
+    /// Position, among the drives given, of one that is meant for spill ([`OpenOptions::spill`]): all of it
+    /// is used, whatever `capacity` says. Nothing of this is on the drives.
+    pub spill: Option<usize>,
     /// Erase what is there, whatever it is.
     pub force: bool,
     /// Time budget of each I/O.
@@ -25,6 +28,7 @@ impl Default for FormatOptions {
             chunks: ZoneChunks::default(),
             meta_percent: 1,
             capacity: None,
+            spill: None,
             force: false,
             io_deadline: DEFAULT_DEADLINE,
         }
@@ -83,6 +87,9 @@ pub struct OpenOptions {
     /// Bytes of each drive that the pool was formatted over, if that is known and less than the drives
     /// have: lets superblock copies be found when the first one is damaged.
     pub capacity: Option<u64>,
+    /// Position, among the drives given, of one that takes objects only while another is missing or out of
+    /// use and the rest have no room, or where nothing on them can be evicted.
+    pub spill: Option<usize>,
     /// Open although drives of the pool are missing: their objects are misses. Without it a missing
     /// drive is an error.
     pub allow_missing: bool,
@@ -101,6 +108,7 @@ impl Default for OpenOptions {
             relaxed_interval: Duration::from_millis(100),
             io_deadline: DEFAULT_DEADLINE,
             capacity: None,
+            spill: None,
             allow_missing: true,
             background: true,
             deallocate: true,

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use gcos_engine::Request;
-use gcos_layout::media::Uuid;
+use gcos_engine::{IoErrorKind, Request};
+use gcos_layout::media::{Record, Uuid};
 use parking_lot::{Condvar, Mutex};
 
 use crate::canary::{self, Canary};
@@ -43,6 +43,8 @@ pub(crate) struct Counters {
     pub(crate) device_gets: AtomicU64,
     pub(crate) device_puts: AtomicU64,
     pub(crate) device_fallbacks: AtomicU64,
+    pub(crate) puts_retried: AtomicU64,
+    pub(crate) spilled: AtomicU64,
 }
 
 /// Adds to a counter. Counters order nothing.
@@ -89,6 +91,8 @@ pub(crate) struct Pool {
     /// What there is for each GPU that was used.
     pub(crate) devices: Mutex<Vec<Arc<Device>>>,
     pub(crate) reaper: Reaper,
+    /// Drives (bit mask) for spill.
+    pub(crate) spill: u64,
     lost_relaxed: AtomicBool,
     /// The generation of what is put next.
     next_generation: AtomicU64,
@@ -102,6 +106,7 @@ impl Pool {
         staging: Arc<Staging>,
         options: OpenOptions,
         next_generation: u64,
+        spill: u64,
     ) -> Self {
         Self {
             uuid,
@@ -114,6 +119,7 @@ impl Pool {
             closed: AtomicBool::new(false),
             devices: Mutex::default(),
             reaper: Reaper::default(),
+            spill,
             lost_relaxed: AtomicBool::new(false),
             next_generation: AtomicU64::new(next_generation),
         }
@@ -138,7 +144,9 @@ impl Pool {
 
     /// Whether objects on a drive can be read, as far as is known.
     pub(crate) fn readable(&self, drive: u8) -> bool {
-        self.drive(drive).is_some_and(|drive| drive.status() != DriveStatus::Gone)
+        let out =
+            |drive: &Drive| matches!(drive.status(), DriveStatus::Gone | DriveStatus::Demoted);
+        self.drive(drive).is_some_and(|drive| !out(drive))
     }
 
     /// Name of a drive for messages.
@@ -244,6 +252,13 @@ impl Pool {
                     self.fail(member.journal.abandon(drives), Outcome::NotWritten);
                     return Err(error);
                 }
+                Written::Failed(items, error) if error.io_kind() == Some(IoErrorKind::Demoted) => {
+                    // The frame was not started: the next one follows the one before.
+                    member.drive.note(&error);
+                    self.fail(items, Outcome::NotWritten);
+                    self.fail(member.journal.abandon_all(), Outcome::NotWritten);
+                    return Err(error);
+                }
                 Written::Failed(items, error) => {
                     // The frame may be on the drive or not, so nothing may ever follow it.
                     member.drive.demote(DriveStatus::ReadOnly, &error);
@@ -269,7 +284,9 @@ impl Pool {
             }
         };
         drop(one_at_a_time);
-        if let Err(error) = result {
+        if let Err(error) = result
+            && member.drive.online()
+        {
             member.drive.demote(DriveStatus::ReadOnly, &error);
         }
     }
@@ -311,7 +328,7 @@ impl Pool {
             }
             self.enqueue([removal]);
         } else {
-            state.haunt(id);
+            state.haunt(id, true);
         }
     }
 
@@ -321,10 +338,12 @@ impl Pool {
     fn fail(&self, items: Vec<Item>, outcome: Outcome) {
         let mut state = self.state.lock();
         for item in items {
-            item.release.iter().for_each(|&id| state.haunt(id));
-            if let Some(id) = item.entry
-                && outcome == Outcome::NotWritten
-            {
+            let over = matches!(item.record, Record::Remove(_));
+            item.release.iter().for_each(|&id| state.haunt(id, over));
+            if let (Some(id), Outcome::Unknown) = (item.entry, outcome) {
+                state.doubt(id);
+            }
+            if let (Some(id), Outcome::NotWritten) = (item.entry, outcome) {
                 match item.make_live {
                     true if canary::on(Canary::FailedPutVisible) => drop(state.make_live(id)),
                     true => state.release_entry(id),
@@ -351,8 +370,11 @@ impl Pool {
         let mut tickets = Vec::new();
         let mut failed: Option<(u64, StoreError)> = None;
         let fail = |failed: &mut Option<(u64, StoreError)>, drive: &Drive, error: StoreError| {
-            drive.demote(DriveStatus::ReadOnly, &error);
             drive.note(&error);
+            // One that was not asked has not failed.
+            if drive.online() || error.io_kind().is_some_and(|kind| kind != IoErrorKind::Demoted) {
+                drive.demote(DriveStatus::ReadOnly, &error);
+            }
             let mask = failed.as_ref().map_or(0, |(mask, _)| *mask) | 1 << drive.index;
             *failed = Some((mask, error));
         };

@@ -4,19 +4,19 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use gcos_engine::{Extent, Op, Request, Ticket};
+use gcos_engine::{Extent, IoError, IoErrorKind, Op, Request, Ticket};
 use gcos_layout::media::{
     BLOCK_BYTES, Location, MAX_KEY_BYTES, ObjectHeader, PutRecord, Record, Shape,
 };
 use smallvec::SmallVec;
 
 use crate::canary::{self, Canary};
-use crate::drive::Drive;
 use crate::index::{Entry, Id};
 use crate::journal::{Item, Waiter};
 use crate::memory::Source;
 use crate::payload::{From, Segments, UNIT_BYTES};
 use crate::pool::{Pool, count, now_seconds};
+use crate::retry::Failed;
 use crate::staging::Lease;
 use crate::state::{Placement, Removal, Shortage, State};
 use crate::{Durability, IfExists, PutOptions, PutOutcome, StoreError, turns};
@@ -46,6 +46,8 @@ pub(crate) struct Writing {
     /// Drives (bit mask) that hold data of it.
     drives: u64,
     in_flight: VecDeque<(u8, Box<dyn Ticket>, Option<Lease>)>,
+    /// Drives (bit mask) on which a write failed.
+    failed: u64,
     _key: KeyGuard,
 }
 
@@ -79,37 +81,37 @@ fn expiry(ttl: Option<Duration>) -> Result<u32, StoreError> {
 }
 
 impl Pool {
-    /// Starts a put: finds room and submits all writes.
+    /// Starts a put: finds room on drives other than `avoid` (bit mask) and submits all writes.
     pub(crate) fn begin_put(
         self: &Arc<Self>,
         key: &[u8],
         source: &Source<'_>,
         options: &PutOptions,
-    ) -> Result<Begun, StoreError> {
-        let mut writing = match self.prepare_put(key, source.len(), options)? {
+        avoid: u64,
+    ) -> Result<Begun, Failed> {
+        let mut writing = match self.prepare_put(key, source.len(), options, avoid)? {
             Begun::Writing(writing) => writing,
             other => return Ok(other),
         };
         match writing.submit(&From::new(source), options.pin) {
             Ok(()) => Ok(Begun::Writing(writing)),
-            Err(error) => {
-                writing.abandon(&error);
-                Err(error)
-            }
+            Err(error) => Err(writing.give_up(error)),
         }
     }
 
-    /// Checks a put, reserves its key and takes room for it. Nothing is written yet.
+    /// Checks a put, reserves its key and takes room for it on drives other than `avoid` (bit mask).
+    /// Nothing is written yet.
     pub(crate) fn prepare_put(
         self: &Arc<Self>,
         key: &[u8],
         len: u64,
         options: &PutOptions,
+        avoid: u64,
     ) -> Result<Begun, StoreError> {
         self.check_open()?;
         check_key(key)?;
         let expiry = expiry(options.ttl)?;
-        let writable = self.writable();
+        let writable = self.targets(avoid).first;
         let chunk = self.present().next().map_or(0, |m| m.drive.zones.chunks.data);
         let shape = u32::try_from(len)
             .map_err(|_| StoreError::invalid("payload length", "1 byte to 1 GiB", len))
@@ -122,7 +124,7 @@ impl Pool {
             Ok(guard) => guard,
             Err(begun) => return Ok(begun),
         };
-        let (id, place) = self.allocate(key, &shape)?;
+        let (id, place) = self.allocate(key, &shape, avoid)?;
         let record = PutRecord {
             key: key.to_vec(),
             generation: self.generation(),
@@ -135,7 +137,8 @@ impl Pool {
         let drives =
             record.pieces.iter().fold(1 << place.head.drive, |mask, p| mask | 1 << p.drive);
         let (pool, in_flight) = (Arc::clone(self), VecDeque::new());
-        Ok(Begun::Writing(Writing { pool, id, record, drives, in_flight, _key: guard }))
+        let writing = Writing { pool, id, record, drives, in_flight, failed: 0, _key: guard };
+        Ok(Begun::Writing(writing))
     }
 
     fn reserve_key(
@@ -189,8 +192,14 @@ impl Pool {
         Ok(())
     }
 
-    /// An entry with places for an object; evicts until there is room.
-    fn allocate(&self, key: &[u8], shape: &Shape) -> Result<(Id, Placement), StoreError> {
+    /// An entry with places for an object, on drives other than `avoid` (bit mask); evicts until there is
+    /// room. The drive for spill comes second: see [`Pool::targets`].
+    fn allocate(
+        &self,
+        key: &[u8],
+        shape: &Shape,
+        avoid: u64,
+    ) -> Result<(Id, Placement), StoreError> {
         let needs: Vec<u32> = (0..shape.pieces())
             .map(|index| shape.piece_blocks(index))
             .chain([shape.head_blocks(key.len())])
@@ -198,11 +207,22 @@ impl Pool {
         let blocks: u64 = needs.iter().map(|&n| u64::from(n)).sum();
         let give_up = self.patience();
         let mut written = false;
+        // Whether the first choice has no room and never will.
+        let mut over = false;
         loop {
             let mut state = self.state.lock();
-            let writable = self.writable();
+            let targets = self.targets(avoid);
+            let (writable, then) = match over && targets.then != 0 {
+                true => (targets.then, 0),
+                false => (targets.first, targets.then),
+            };
             let id = state.index.add();
-            let shortage = match state.place(shape, key.len(), id, writable) {
+            let placed = state.place(shape, key.len(), id, writable).or_else(|shortage| {
+                let now = then != 0 && targets.degraded;
+                let spilled = now.then(|| state.place(shape, key.len(), id, then));
+                spilled.and_then(Result::ok).ok_or(shortage)
+            });
+            let shortage = match placed {
                 Ok(place) => {
                     self.evict_above_watermark(&mut state, &needs, writable);
                     return Ok((id, place));
@@ -216,7 +236,11 @@ impl Pool {
             }
             let late = turns::now() > give_up;
             if late || !state.can_ever_fit(&needs, writable) {
-                return Err(self.full(&state, blocks));
+                if then == 0 {
+                    return Err(self.full(&state, blocks));
+                }
+                (over, written) = (true, false);
+                continue;
             }
             if state.deallocating > 0 {
                 self.wait_changed(&mut state);
@@ -229,7 +253,11 @@ impl Pool {
             } else {
                 let victims = state.evict(shortage, blocks, writable);
                 if victims.is_empty() && !freeing {
-                    return Err(self.full(&state, blocks));
+                    if then == 0 {
+                        return Err(self.full(&state, blocks));
+                    }
+                    (over, written) = (true, false);
+                    continue;
                 }
                 if victims.is_empty() {
                     // Readers hold what is doomed, or others are writing its records.
@@ -246,7 +274,7 @@ impl Pool {
     }
 
     fn full(&self, state: &State, blocks: u64) -> StoreError {
-        let (used, all) = state.blocks();
+        let (used, all) = state.blocks(u64::MAX);
         let bytes = |blocks: u64| blocks * BLOCK_BYTES as u64;
         StoreError::Full {
             needed: bytes(blocks),
@@ -259,7 +287,9 @@ impl Pool {
     /// Dooms some objects when the pool is fuller than it should be, so that later puts find room that
     /// is free already. Their records go with the next frame.
     fn evict_above_watermark(&self, state: &mut State, needs: &[u32], writable: u64) {
-        let (used, all) = state.blocks_to_stay();
+        // The drive for spill is a house of its own.
+        let house = if writable & self.spill == 0 { !self.spill } else { self.spill };
+        let (used, all) = state.blocks_to_stay(house);
         if used * 100 <= all * u64::from(self.options.high_watermark) {
             return;
         }
@@ -305,12 +335,12 @@ impl Pool {
         &self,
         puts: Vec<Result<Writing, StoreError>>,
         durability: Durability,
-    ) -> Vec<Result<PutOutcome, StoreError>> {
-        let written: Vec<_> =
-            puts.into_iter().map(|put| put.and_then(Writing::finish_writes)).collect();
-        let recorded: Vec<_> = written
+    ) -> Vec<Result<PutOutcome, Failed>> {
+        let written: Vec<Result<_, Failed>> =
+            puts.into_iter().map(|put| put?.finish_writes()).collect();
+        let recorded: Vec<Result<_, Failed>> = written
             .into_iter()
-            .map(|put| put.and_then(|put| self.record_put(put, durability)))
+            .map(|put| put.and_then(|put| Ok(self.record_put(put, durability)?)))
             .collect();
         recorded.into_iter().map(|put| put.and_then(|put| self.acknowledge(put))).collect()
     }
@@ -336,17 +366,24 @@ impl Pool {
         }
         let waiting = member.journal.enqueue(item);
         drop(state);
-        Ok(Recorded { drive, waiter, waiting, len, _key: put._key })
+        let drives = put.drives;
+        Ok(Recorded { drive, drives, waiter, waiting, len, _key: put._key })
     }
 
-    fn acknowledge(&self, put: Recorded) -> Result<PutOutcome, StoreError> {
+    fn acknowledge(&self, put: Recorded) -> Result<PutOutcome, Failed> {
         match &put.waiter {
-            Some(waiter) => self.await_record(put.drive, waiter)?,
+            Some(waiter) => self.await_record(put.drive, waiter).map_err(|error| {
+                let known = matches!(waiter.result(), Some((false, _)));
+                // Whoever failed to make it durable is out of use now.
+                let drives = if known { put.drives & !self.writable() } else { 0 };
+                Failed { error, drives }
+            })?,
             None if self.backlog(put.waiting) => self.write_journals(1 << put.drive)?,
             None => {}
         }
         count(&self.counters.puts, 1);
         count(&self.counters.put_bytes, put.len.into());
+        count(&self.counters.spilled, u64::from(self.spill & (1 << put.drive) != 0));
         Ok(PutOutcome::Stored)
     }
 }
@@ -354,6 +391,8 @@ impl Pool {
 /// A put whose record is with the journal.
 struct Recorded {
     drive: u8,
+    /// Drives (bit mask) that hold data of it, that one included.
+    drives: u64,
     waiter: Option<Arc<Waiter>>,
     waiting: usize,
     len: u32,
@@ -485,19 +524,34 @@ impl Writing {
         let extents = SmallVec::from_buf([Extent { offset: drive.offset(slot, at)?, len }]);
         let deadline = self.pool.options.io_deadline;
         let request = Request { op: Op::Write { fua: false }, extents, segments, deadline };
-        let ticket = drive.io.engine.submit(request).map_err(|e| noted(drive, e.into()))?;
+        let ticket = match drive.io.engine.submit(request) {
+            Ok(ticket) => ticket,
+            Err(error) => return Err(self.failed_on(slot.drive, error)),
+        };
         self.in_flight.push_back((slot.drive, ticket, lease));
         Ok(())
     }
 
     fn finish_oldest(&mut self) -> Result<(), StoreError> {
         let Some((drive, ticket, _lease)) = self.in_flight.pop_front() else { return Ok(()) };
-        let drive = self.pool.drive(drive).ok_or(StoreError::Closed)?;
-        ticket.wait().map_err(|e| noted(drive, e.into()))
+        ticket.wait().map_err(|error| self.failed_on(drive, error))
+    }
+
+    /// Notes a write that failed, and what that says about its drive.
+    fn failed_on(&mut self, drive: u8, error: IoError) -> StoreError {
+        // What does not fit one drive fits none.
+        if error.kind != IoErrorKind::Invalid {
+            self.failed |= 1 << drive;
+        }
+        let error = error.into();
+        if let Some(drive) = self.pool.drive(drive) {
+            drive.note(&error);
+        }
+        error
     }
 
     /// Waits for all writes.
-    fn finish_writes(mut self) -> Result<Self, StoreError> {
+    fn finish_writes(mut self) -> Result<Self, Failed> {
         if canary::on(Canary::JournalBeforeData) {
             self.in_flight.clear();
         }
@@ -508,11 +562,19 @@ impl Writing {
         }
         match result {
             Ok(()) => Ok(self),
-            Err(error) => {
-                self.abandon(&error);
-                Err(error)
-            }
+            Err(error) => Err(self.give_up(error)),
         }
+    }
+
+    /// Abandons it, and tells which drives are to blame.
+    pub(crate) fn give_up(mut self, error: StoreError) -> Failed {
+        while !self.in_flight.is_empty() {
+            // The first failure is the one reported; all of them are noted.
+            let _ = self.finish_oldest();
+        }
+        let drives = self.failed;
+        self.abandon(&error);
+        Failed { error, drives }
     }
 
     /// Gives the space back, but only once nothing writes to it any more.
@@ -530,9 +592,4 @@ impl Writing {
             state.release_entry(self.id);
         }
     }
-}
-
-fn noted(drive: &Drive, error: StoreError) -> StoreError {
-    drive.note(&error);
-    error
 }

@@ -49,6 +49,7 @@ pub(crate) fn open(
 ) -> Result<(Pool, RecoveryReport), StoreError> {
     let begun = turns::now();
     options.check()?;
+    let spill = spill_engine(&drives, &options)?;
     let first = drives.first().ok_or_else(|| StoreError::invalid("drives", "at least one", 0))?;
     let staging = Staging::new(Arc::clone(first.dma()));
     let mut report = RecoveryReport::default();
@@ -99,7 +100,11 @@ pub(crate) fn open(
     let next_generation = (epoch << GENERATION_BITS).max(highest) + 1;
     let state = settle(index, &members, &mut losers, &mut report);
     report.objects = state.index.len() as u64;
-    let pool = Pool::new(uuid, members, state, staging, options, next_generation);
+    let is_spill = |member: &&Member| {
+        spill.as_ref().is_some_and(|spill| Arc::ptr_eq(spill, &member.drive.io.engine))
+    };
+    let spill = members.iter().flatten().find(is_spill).map_or(0, |m| 1 << m.drive.index);
+    let pool = Pool::new(uuid, members, state, staging, options, next_generation, spill);
     for member in pool.present() {
         member.drive.update_superblock(|superblock| {
             superblock.epoch = epoch;
@@ -110,6 +115,21 @@ pub(crate) fn open(
     bury(&pool, losers)?;
     report.micros = u64::try_from((turns::now() - begun).as_micros()).unwrap_or(u64::MAX);
     Ok((pool, report))
+}
+
+/// The drive that is for spill, if one is.
+fn spill_engine(
+    drives: &[Arc<dyn Engine>],
+    options: &OpenOptions,
+) -> Result<Option<Arc<dyn Engine>>, StoreError> {
+    let Some(at) = options.spill else { return Ok(None) };
+    match drives.get(at) {
+        Some(drive) if drives.len() > 1 => Ok(Some(Arc::clone(drive))),
+        _ => {
+            let expected = "the position of one of several drives given";
+            Err(StoreError::invalid("spill", expected, format!("{at} of {}", drives.len())))
+        }
+    }
 }
 
 /// Reads all superblocks and puts the drives in the order of the pool.

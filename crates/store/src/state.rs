@@ -1,6 +1,6 @@
 //! Index and space of a pool together, under one lock: what must change in one step.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use gcos_layout::media::{Location, Record, RemoveRecord, Shape};
 use smallvec::SmallVec;
@@ -45,7 +45,7 @@ pub(crate) struct State {
     /// Keys that a put is writing.
     pub(crate) writing: HashSet<Vec<u8>>,
     /// Keys of which an older object lies on a drive that cannot be told that it is gone.
-    pub(crate) haunted: HashSet<Vec<u8>>,
+    haunted: HashMap<Vec<u8>, SmallVec<[Ghost; 1]>>,
     /// Doomed entries whose space is not free yet.
     pub(crate) doomed: usize,
     /// Those of them whose space stays taken until the next open.
@@ -59,6 +59,15 @@ pub(crate) struct State {
     pub(crate) deallocating: usize,
     /// Where the next object goes first.
     next_drive: usize,
+}
+
+/// An object that may be there at the next open although it is gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Ghost {
+    /// The drive that has its record.
+    drive: u8,
+    /// Its entry, where it is known to be over: then the drive can be told, should it come back.
+    over: Option<Id>,
 }
 
 /// A record that says that a doomed object is gone, for the journal of `drive`.
@@ -151,7 +160,11 @@ impl State {
         };
         let needed = needs.iter().fold(0u64, |sum, &blocks| sum.saturating_add(slot(blocks)));
         let capacity: u64 = spaces().map(|space| space.alloc.capacity_blocks()).sum();
-        needed <= capacity.saturating_sub(self.pinned_blocks)
+        // Which of the pinned blocks are on these drives is known only where these are all.
+        let all = (0..self.spaces.len()).all(|drive| {
+            usable & (1 << drive) != 0 || self.spaces.get(drive).is_none_or(Option::is_none)
+        });
+        needed <= capacity.saturating_sub(if all { self.pinned_blocks } else { 0 })
     }
 
     fn give_all(&mut self, locations: &[Location]) {
@@ -244,11 +257,52 @@ impl State {
     }
 
     /// Notes that a doomed object's drive cannot be told of its end: its space stays taken, and its key
-    /// may come back when the pool is opened again.
-    pub(crate) fn haunt(&mut self, id: Id) {
+    /// may come back when the pool is opened again. `over`: its end is certain, only the record of it is
+    /// missing; else the object that took its place was lost.
+    pub(crate) fn haunt(&mut self, id: Id, over: bool) {
         if let Some(entry) = self.index.entry(id) {
-            self.haunted.insert(entry.key().to_vec());
+            let ghost = Ghost { drive: entry.head().drive, over: over.then_some(id) };
+            self.haunted.entry(entry.key().to_vec()).or_default().push(ghost);
             self.stuck += 1;
+        }
+    }
+
+    /// Notes that the record of an object which nobody was told is there may be on its drive all the same.
+    pub(crate) fn doubt(&mut self, id: Id) {
+        if let Some(entry) = self.index.entry(id) {
+            let ghost = Ghost { drive: entry.head().drive, over: None };
+            self.haunted.entry(entry.key().to_vec()).or_default().push(ghost);
+        }
+    }
+
+    /// Whether an object of this key may come back when the pool is opened again.
+    pub(crate) fn is_haunted(&self, key: &[u8]) -> bool {
+        self.haunted.contains_key(key)
+    }
+
+    /// The records that a drive which is back must get: of the ends that it could not be told.
+    pub(crate) fn untold(&mut self, drive: u8) -> (Vec<(Vec<u8>, Ghost)>, Vec<Removal>) {
+        let of_drive = |ghost: &Ghost| ghost.drive == drive && ghost.over.is_some();
+        let ghosts: Vec<(Vec<u8>, Ghost)> = (self.haunted.iter())
+            .flat_map(|(key, ghosts)| ghosts.iter().map(move |&ghost| (key.clone(), ghost)))
+            .filter(|(_, ghost)| of_drive(ghost))
+            .collect();
+        let over = ghosts.iter().filter_map(|(_, ghost)| ghost.over);
+        let removals: Vec<Removal> = over.filter_map(|id| self.removal(id)).collect();
+        self.stuck = self.stuck.saturating_sub(removals.len());
+        (ghosts, removals)
+    }
+
+    /// Forgets ghosts whose drive has been told. Those that it could not be told have been noted anew.
+    pub(crate) fn laid(&mut self, ghosts: &[(Vec<u8>, Ghost)]) {
+        for (key, ghost) in ghosts {
+            let Some(all) = self.haunted.get_mut(key) else { continue };
+            if let Some(at) = all.iter().position(|other| other == ghost) {
+                all.remove(at);
+            }
+            if all.is_empty() {
+                self.haunted.remove(key);
+            }
         }
     }
 
@@ -326,16 +380,20 @@ impl State {
         true
     }
 
-    /// Blocks in taken slots, and in all chunks, of the drives present.
-    pub(crate) fn blocks(&self) -> (u64, u64) {
-        self.spaces.iter().flatten().fold((0, 0), |(used, all), space| {
-            (used + space.alloc.used_blocks(), all + space.alloc.capacity_blocks())
-        })
+    /// Blocks in taken slots, and in all chunks, of those of these drives (bit mask) that are present.
+    pub(crate) fn blocks(&self, drives: u64) -> (u64, u64) {
+        let of = |(drive, space): (usize, &Option<Space>)| {
+            let space = space.as_ref().filter(|_| drives & (1 << drive) != 0)?;
+            Some((space.alloc.used_blocks(), space.alloc.capacity_blocks()))
+        };
+        let found = self.spaces.iter().enumerate().filter_map(of);
+        found.fold((0, 0), |(used, all), (more_used, more)| (used + more_used, all + more))
     }
 
-    /// Blocks that stay in use when everything doomed is free, and blocks in all chunks.
-    pub(crate) fn blocks_to_stay(&self) -> (u64, u64) {
-        let (used, all) = self.blocks();
+    /// Blocks of these drives (bit mask) that stay in use when everything doomed is free, and blocks in all
+    /// their chunks.
+    pub(crate) fn blocks_to_stay(&self, drives: u64) -> (u64, u64) {
+        let (used, all) = self.blocks(drives);
         (used.saturating_sub(self.doomed_blocks), all)
     }
 

@@ -1,8 +1,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use gcos_engine::Engine;
 use gcos_engine::device::{DeviceBuffer, Gpu, Stream};
+use gcos_engine::{Demotions, Engine};
 use gcos_hw::DmaBuffer;
 use gcos_layout::media::BLOCK_BYTES;
 use parking_lot::Mutex;
@@ -15,11 +15,12 @@ use crate::maintain::{Maintainer, Sweep};
 use crate::object::Range;
 use crate::pool::{Member, Pool, count, now_seconds};
 use crate::put::{Begun, Writing, check_key};
+use crate::retry::{Failed, Retry};
 use crate::state::State;
 use crate::{
-    DeviceGets, DevicePut, DeviceSink, DeviceSource, Durability, LayerSink, Layers, Lookup,
-    MissReason, ObjectInfo, OpenOptions, PoolInfo, PutOptions, PutOutcome, RecoveryReport, Sink,
-    Source, Stats, StoreError, format, recover, turns,
+    DeviceGets, DevicePut, DeviceSink, DeviceSource, DriveInfo, Durability, LayerSink, Layers,
+    Lookup, MissReason, ObjectInfo, OpenOptions, PoolInfo, PutOptions, PutOutcome, RecoveryReport,
+    Sink, Source, Stats, StoreError, format, recover, turns,
 };
 
 /// Payload bytes that `put_many` and `get_many` keep under way at a time.
@@ -99,19 +100,34 @@ impl Store {
         source: impl Into<Source<'a>>,
         options: &PutOptions,
     ) -> Result<PutOutcome, StoreError> {
-        let source = source.into();
+        self.put_on_any(key, &source.into(), options, Retry::default())
+    }
+
+    /// Puts an object; if a drive fails it in the middle, on another.
+    fn put_on_any(
+        &self,
+        key: &[u8],
+        source: &Source<'_>,
+        options: &PutOptions,
+        mut retry: Retry,
+    ) -> Result<PutOutcome, StoreError> {
         loop {
-            match self.pool.begin_put(key, &source, options)? {
-                Begun::Kept(waits) => {
+            match self.pool.begin_put(key, source, options, retry.avoid) {
+                Ok(Begun::Kept(waits)) => {
                     if self.pool.keep(key, waits, options.durability)? {
                         return Ok(PutOutcome::Kept);
                     }
                 }
-                Begun::Busy => self.pool.await_key(key)?,
-                Begun::Writing(put) => {
+                Ok(Begun::Busy) => self.pool.await_key(key)?,
+                Ok(Begun::Writing(put)) => {
                     let mut results = self.pool.commit_puts(vec![Ok(put)], options.durability);
-                    return results.pop().unwrap_or(Err(StoreError::Closed));
+                    match results.pop() {
+                        Some(Err(failed)) => retry.again(&self.pool, failed)?,
+                        Some(Ok(outcome)) => return Ok(outcome),
+                        None => return Err(StoreError::Closed),
+                    }
                 }
+                Err(failed) => retry.again(&self.pool, failed)?,
             }
         }
     }
@@ -128,8 +144,9 @@ impl Store {
         let mut batch: Vec<(usize, Writing)> = Vec::new();
         let mut bytes = 0;
         for (at, (key, source)) in items.iter().enumerate() {
+            let mut retry = Retry::default();
             let outcome = loop {
-                match self.pool.begin_put(key, source, options) {
+                match self.pool.begin_put(key, source, options, retry.avoid) {
                     Ok(Begun::Writing(put)) => {
                         bytes += source.len();
                         batch.push((at, put));
@@ -143,8 +160,10 @@ impl Store {
                         }
                     }
                     // Never wait for others while they may wait for what this batch holds.
-                    Ok(Begun::Busy) | Err(StoreError::Full { .. }) if !batch.is_empty() => {
-                        self.commit_batch(&mut batch, &mut results, options.durability);
+                    Ok(Begun::Busy) | Err(Failed { error: StoreError::Full { .. }, .. })
+                        if !batch.is_empty() =>
+                    {
+                        self.commit_batch(items, &mut batch, &mut results, options);
                         bytes = 0;
                     }
                     Ok(Begun::Busy) => {
@@ -152,30 +171,43 @@ impl Store {
                             break Some(Err(error));
                         }
                     }
-                    Err(error) => break Some(Err(error)),
+                    Err(failed) => {
+                        if let Err(error) = retry.again(&self.pool, failed) {
+                            break Some(Err(error));
+                        }
+                    }
                 }
             };
             if let (Some(place), Some(outcome)) = (results.get_mut(at), outcome) {
                 *place = Some(outcome);
             }
             if bytes >= BATCH_BYTES || batch.len() >= BATCH_OBJECTS {
-                self.commit_batch(&mut batch, &mut results, options.durability);
+                self.commit_batch(items, &mut batch, &mut results, options);
                 bytes = 0;
             }
         }
-        self.commit_batch(&mut batch, &mut results, options.durability);
+        self.commit_batch(items, &mut batch, &mut results, options);
         results.into_iter().map(|result| result.unwrap_or(Err(StoreError::Closed))).collect()
     }
 
     fn commit_batch(
         &self,
+        items: &[(&[u8], Source<'_>)],
         batch: &mut Vec<(usize, Writing)>,
         results: &mut [Option<Result<PutOutcome, StoreError>>],
-        durability: Durability,
+        options: &PutOptions,
     ) {
         let (places, puts): (Vec<_>, Vec<_>) =
             batch.drain(..).map(|(at, put)| (at, Ok(put))).unzip();
-        for (at, result) in places.into_iter().zip(self.pool.commit_puts(puts, durability)) {
+        let ended = self.pool.commit_puts(puts, options.durability);
+        // All of them have ended, so those that a drive failed may wait for others when they begin again.
+        for (at, result) in places.into_iter().zip(ended) {
+            let result = result.or_else(|failed| {
+                let mut retry = Retry::default();
+                retry.again(&self.pool, failed)?;
+                let (key, source) = items.get(at).ok_or(StoreError::Closed)?;
+                self.put_on_any(key, source, options, retry)
+            });
             if let Some(place) = results.get_mut(at) {
                 *place = Some(result);
             }
@@ -425,7 +457,7 @@ impl Store {
         let waiter = sync.then(Arc::<Waiter>::default);
         removal.item.waiter.clone_from(&waiter);
         self.pool.enqueue([removal]);
-        let haunted = state.haunted.contains(key);
+        let haunted = state.is_haunted(key);
         drop(state);
         count(&self.pool.counters.removed, 1);
         if let Some(waiter) = waiter {
@@ -479,7 +511,10 @@ impl Store {
         let c = &pool.counters;
         let online = pool.present().filter(|m| m.drive.online()).count();
         let state = pool.state.lock();
-        let (used, all) = state.blocks();
+        let (used, all) = state.blocks(u64::MAX);
+        let (spill_used, spill_all) = state.blocks(pool.spill);
+        let demotions: Vec<_> = pool.present().map(|m| m.drive.io.engine.demotions()).collect();
+        let demoted = |reason: fn(&Demotions) -> u64| demotions.iter().map(reason).sum();
         let spaces = || state.spaces.iter().flatten();
         Stats {
             objects: state.index.len() as u64,
@@ -514,7 +549,36 @@ impl Store {
             device_fallbacks: get(&c.device_fallbacks),
             drives_online: online as u64,
             drives_lost: (pool.members.len() - online) as u64,
+            demoted_errors: demoted(|d| d.errors),
+            demoted_gone: demoted(|d| d.gone),
+            demoted_latency: demoted(|d| d.latency),
+            demoted_asked: demoted(|d| d.asked),
+            demoted_unwritable: pool.present().filter(|m| m.drive.in_doubt()).count() as u64,
+            promotions: demoted(|d| d.promotions),
+            requests_retried: demoted(|d| d.retried),
+            puts_retried: get(&c.puts_retried),
+            spilled: get(&c.spilled),
+            spill_used_bytes: spill_used * BLOCK_BYTES as u64,
+            spill_capacity_bytes: spill_all * BLOCK_BYTES as u64,
         }
+    }
+
+    /// What is known of each drive of the pool, by index.
+    #[must_use]
+    pub fn drives(&self) -> Vec<DriveInfo> {
+        self.pool.drives()
+    }
+
+    /// Takes a drive into use again that its engine took out of use, and lets an engine that left a way go
+    /// back to it ([`gcos_engine::DemotingEngine`]), if that is well. Objects on it are hits again; it is
+    /// told of those that were removed or replaced meanwhile.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`] when its way is not well. [`StoreError::DriveFailed`] when a write or flush of
+    /// its own records failed, so that only another open can tell what it holds. Nothing changes then.
+    pub fn promote(&self, drive: u8) -> Result<(), StoreError> {
+        self.pool.check_open()?;
+        self.pool.promote(drive)
     }
 
     /// Makes everything acknowledged so far durable.

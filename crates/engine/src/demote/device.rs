@@ -8,7 +8,8 @@ use crate::device::{DeviceEngine, DevicePath, DeviceTicket, DeviceTransfer};
 use crate::{IoError, IoErrorKind, Op};
 
 /// The way of a GPU to a drive, as long as it is the way in use: what it writes counts, and once its way
-/// is left it takes nothing more.
+/// is left it takes nothing more. That a GPU's queues fail says nothing of the host's, so its errors are
+/// no reason to leave the way.
 #[derive(Debug)]
 pub(super) struct WatchedDevice {
     shared: Arc<Shared>,
@@ -47,16 +48,9 @@ impl DeviceEngine for WatchedDevice {
         }
         let cached = |transfer: &DeviceTransfer| transfer.op == Op::Write { fua: false };
         let cached = transfers.iter().map(cached).collect();
-        match self.inner.start(stream, transfers, deadline) {
-            Ok(inner) => {
-                let shared = Arc::clone(&self.shared);
-                Ok(Box::new(WatchedTransfers { shared, at: self.at, cached, inner }))
-            }
-            Err(error) => {
-                self.shared.failed(self.at, &error);
-                Err(error)
-            }
-        }
+        let inner = self.inner.start(stream, transfers, deadline)?;
+        let shared = Arc::clone(&self.shared);
+        Ok(Box::new(WatchedTransfers { shared, at: self.at, cached, inner }))
     }
 
     fn shutdown(&self, deadline: Duration) -> Result<(), IoError> {
@@ -79,9 +73,6 @@ impl WatchedTransfers {
             results.iter().zip(cached).filter(|(result, cached)| result.is_ok() && **cached);
         if let Some(road) = shared.roads.get(at) {
             road.wrote(wrote.count() as u64);
-        }
-        for error in results.iter().filter_map(|result| result.as_ref().err()) {
-            shared.failed(at, error);
         }
     }
 }

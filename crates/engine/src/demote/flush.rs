@@ -59,7 +59,7 @@ impl Flushes {
         // A way that was left, and on which nothing had to be made durable, has nothing to say.
         let moot = !mark.dirty && !self.shared.is_current(at) && self.shared.current().is_some();
         if lost || !moot {
-            self.failed.get_or_insert(error);
+            self.failed.get_or_insert_with(|| self.shared.outward(at, error));
         }
     }
 

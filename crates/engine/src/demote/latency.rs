@@ -32,7 +32,7 @@ impl Class {
 /// 0 for up to 4 KiB, and one more for each factor of 4.
 fn magnitude(bytes: u64) -> u8 {
     let pages = bytes.div_ceil(4096).max(1);
-    let factor = (pages.ilog2() + 1) / 2;
+    let factor = pages.ilog2().div_ceil(2);
     u8::try_from(factor).unwrap_or(MOST_CLASS).min(MOST_CLASS)
 }
 

@@ -113,6 +113,16 @@ impl Shared {
         }
     }
 
+    /// An error as the engine's caller is to see it: that a way which was left is gone does not mean that
+    /// the drive is, while there is another.
+    pub(super) fn outward(&self, at: usize, mut error: IoError) -> IoError {
+        let left = !self.is_current(at) && self.current().is_some();
+        if left && error.kind == IoErrorKind::Gone {
+            error.kind = IoErrorKind::Device;
+        }
+        error
+    }
+
     /// Notes how long a request on a way took; leaves the way if a rule says so.
     pub(super) fn took(&self, at: usize, class: Class, took: Duration) {
         if !self.times_latency || !self.is_current(at) {

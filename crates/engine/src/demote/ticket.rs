@@ -42,10 +42,9 @@ impl Watched {
         if error.kind == IoErrorKind::Invalid || self.shared.is_current(self.at) {
             return Some(Err(error));
         }
-        let Some(request) = self.request.take() else { return Some(Err(error)) };
-        if self.shared.current().is_none() {
-            return Some(Err(error));
-        }
+        let Some(request) = self.request.take().filter(|_| self.shared.current().is_some()) else {
+            return Some(Err(self.shared.outward(self.at, error)));
+        };
         tracing::debug!(%error, "carried out once more on another way");
         self.shared.retried();
         self.sent = Instant::now();
@@ -57,7 +56,7 @@ impl Watched {
             // The first error is the one that says what may have happened to the drive.
             Err(second) => {
                 tracing::debug!(error = %second, "not started there");
-                Some(Err(error))
+                Some(Err(self.shared.outward(self.at, error)))
             }
         }
     }
@@ -106,7 +105,7 @@ fn start(
         let later = shared.current().is_some_and(|(next, _)| next > at);
         request = match again {
             Some(request) if later && error.kind != IoErrorKind::Invalid => request,
-            _ => return Err(error),
+            _ => return Err(shared.outward(at, error)),
         };
     }
 }

@@ -27,7 +27,7 @@ fn a_flush_reaches_every_way_on_which_something_is_not_durable() {
 #[test]
 fn a_write_that_ends_on_a_way_after_it_was_left_is_made_durable_there() {
     let rig = rig(&DemotionRules::default());
-    *rig.first.slow.lock() = Duration::from_millis(30);
+    rig.first.slow(Duration::from_millis(30));
     let (slice, _) = rig.random(4096, 1);
     let ticket = rig.engine.submit(Request::write(0, slice, false, SECOND)).unwrap();
     rig.engine.demote("test");
@@ -43,7 +43,8 @@ fn what_cannot_be_made_durable_on_the_old_way_is_never_said_to_be() {
         rig.write(0, 1);
         rig.engine.demote("test");
         rig.first.fail("flush", at, IoErrorKind::Gone, 1);
-        assert!(rig.engine.run(Request::flush(SECOND)).is_err(), "{at:?}");
+        let error = rig.engine.run(Request::flush(SECOND)).unwrap_err();
+        assert_eq!(error.kind, IoErrorKind::Device, "{at:?}: the drive is not gone");
         // Later flushes of that way would succeed, and prove nothing.
         for _ in 0..3 {
             let error = rig.engine.run(Request::flush(SECOND)).unwrap_err();

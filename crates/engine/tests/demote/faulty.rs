@@ -1,16 +1,15 @@
 //! A way that fails as it is told, to a drive that does not.
+#![allow(dead_code, reason = "each of the tests that share it uses a part of it")]
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use gcos_cuda::Gpu;
-use gcos_engine::device::DeviceEngine;
+use gcos_engine::device::{DeviceEngine, Gpu};
 use gcos_engine::{
     DemotionReason, Engine, Geometry, IoError, IoErrorKind, Op, Request, Ticket, Way,
 };
 use gcos_hw::DmaSpace;
-use parking_lot::Mutex;
 
 /// Where a request fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,7 +39,7 @@ pub(crate) struct Faulty {
     name: &'static str,
     faults: Mutex<Vec<Fault>>,
     /// How much longer each request takes.
-    pub(crate) slow: Mutex<Duration>,
+    slow: Mutex<Duration>,
     requests: AtomicU64,
     flushes: AtomicU64,
 }
@@ -58,7 +57,18 @@ impl Faulty {
     }
 
     pub(crate) fn fail(&self, op: &'static str, at: At, kind: IoErrorKind, times: u32) {
-        self.faults.lock().push(Fault { op, at, kind, times });
+        lock(&self.faults).push(Fault { op, at, kind, times });
+    }
+
+    /// Every request takes so much longer from now on.
+    pub(crate) fn slow(&self, by: Duration) {
+        *lock(&self.slow) = by;
+    }
+
+    /// Nothing more goes wrong.
+    pub(crate) fn heal(&self) {
+        lock(&self.faults).clear();
+        self.slow(Duration::ZERO);
     }
 
     pub(crate) fn requests(&self) -> u64 {
@@ -70,12 +80,16 @@ impl Faulty {
     }
 
     fn fault(&self, op: Op) -> Option<Fault> {
-        let mut faults = self.faults.lock();
+        let mut faults = lock(&self.faults);
         let fits = |f: &&mut Fault| f.times > 0 && (f.op.is_empty() || f.op == op.name());
         let fault = faults.iter_mut().find(fits)?;
         fault.times = fault.times.saturating_sub(1);
         Some(*fault)
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The first half of a request.
@@ -144,7 +158,7 @@ impl Engine for Faulty {
         if request.op == Op::Flush {
             self.flushes.fetch_add(1, Ordering::SeqCst);
         }
-        let until = Instant::now() + *self.slow.lock();
+        let until = Instant::now() + *lock(&self.slow);
         let Some(fault) = self.fault(request.op) else {
             let inner = self.inner.submit(request)?;
             return Ok(Box::new(Late { inner, until, error: None }));

@@ -16,6 +16,7 @@ use super::reaper::Pending;
 use crate::payload::{Fetch, From};
 use crate::pool::{Pool, count};
 use crate::put::{Begun, Writing};
+use crate::retry::{Failed as PutFailed, Retry};
 use crate::{Durability, PutOptions, PutOutcome, StoreError};
 
 /// A put under way on a stream.
@@ -108,7 +109,7 @@ impl DevicePut {
         source.check(stream.gpu())?;
         let device = pool.device(stream.gpu());
         let before = stream.record()?;
-        let state = match pool.prepare_put(key, source.len(), options)? {
+        let state = match pool.prepare_put(key, source.len(), options, 0)? {
             Begun::Busy => return Ok(None),
             Begun::Kept(waits) => State::Kept(waits),
             Begun::Writing(writing) => {
@@ -175,9 +176,11 @@ impl DevicePut {
     pub fn wait_all(puts: Vec<Self>) -> Vec<Result<PutOutcome, StoreError>> {
         let mut results: Vec<Option<Result<PutOutcome, StoreError>>> = Vec::new();
         let mut groups: Vec<Group> = Vec::new();
+        let mut inners = Vec::new();
         for (index, mut put) in puts.into_iter().enumerate() {
-            let Some(inner) = put.inner.take() else {
+            let Some(mut inner) = put.inner.take() else {
                 results.push(Some(Err(StoreError::Closed)));
+                inners.push(None);
                 continue;
             };
             let (pool, durability) = (Arc::clone(&inner.pool), inner.options.durability);
@@ -189,13 +192,24 @@ impl DevicePut {
                 }
                 Err(error) => Some(Err(error)),
             });
+            inners.push(Some(inner));
         }
+        let mut again = Vec::new();
         for Group { pool, durability, indices, puts } in groups {
             let outcomes = pool.commit_puts(puts, durability);
             for (index, outcome) in indices.into_iter().zip(outcomes) {
-                if let Some(place) = results.get_mut(index) {
-                    *place = Some(outcome);
+                match (outcome, results.get_mut(index)) {
+                    (Ok(outcome), Some(place)) => *place = Some(Ok(outcome)),
+                    (Err(failed), _) => again.push((index, failed)),
+                    _ => {}
                 }
+            }
+        }
+        // All others have ended, so these may wait for whom they like.
+        for (index, failed) in again {
+            let inner = inners.get_mut(index).and_then(Option::as_mut);
+            if let (Some(inner), Some(place)) = (inner, results.get_mut(index)) {
+                *place = Some(inner.elsewhere(failed));
             }
         }
         results.into_iter().map(|result| result.unwrap_or(Err(StoreError::Closed))).collect()
@@ -262,19 +276,19 @@ impl Inner {
         }
     }
 
-    fn finish(mut self) -> Result<Finished, StoreError> {
+    fn finish(&mut self) -> Result<Finished, StoreError> {
         match std::mem::replace(&mut self.state, State::Kept(None)) {
             State::Kept(waits) => {
                 match self.pool.keep(&self.key, waits, self.options.durability)? {
                     true => Ok(Finished::Kept),
-                    false => self.again(),
+                    false => self.again(&mut Retry::default()),
                 }
             }
-            State::Writing(data) => self.write(*data),
+            State::Writing(data) => self.write(*data, &mut Retry::default()),
         }
     }
 
-    fn write(&mut self, data: Data) -> Result<Finished, StoreError> {
+    fn write(&mut self, data: Data, retry: &mut Retry) -> Result<Finished, StoreError> {
         let Data { mut writing, flight } = data;
         let end = Instant::now() + patience(&self.pool);
         let arrived = match flight {
@@ -299,9 +313,27 @@ impl Inner {
         match done {
             Ok(()) => Ok(Finished::Writing(writing)),
             Err(error) => {
-                writing.abandon(&error);
-                Err(error)
+                retry.again(&self.pool, writing.give_up(error))?;
+                self.again(retry)
             }
+        }
+    }
+
+    /// Puts it again, by the host, after a drive has failed it.
+    fn elsewhere(&mut self, mut failed: PutFailed) -> Result<PutOutcome, StoreError> {
+        let mut retry = Retry::default();
+        loop {
+            retry.again(&self.pool, failed)?;
+            let writing = match self.again(&mut retry)? {
+                Finished::Kept => return Ok(PutOutcome::Kept),
+                Finished::Writing(writing) => writing,
+            };
+            let mut outcomes = self.pool.commit_puts(vec![Ok(writing)], self.options.durability);
+            failed = match outcomes.pop() {
+                Some(Err(failed)) => failed,
+                Some(Ok(outcome)) => return Ok(outcome),
+                None => return Err(StoreError::Closed),
+            };
         }
     }
 
@@ -328,17 +360,20 @@ impl Inner {
         FromDevice { device: &self.device, source: &self.source, deadline }
     }
 
-    /// The object that was to be kept is gone: the put begins again, by the host.
-    fn again(&mut self) -> Result<Finished, StoreError> {
+    /// The object that was to be kept is gone, or a drive has failed the put: it begins again, by the host.
+    fn again(&mut self, retry: &mut Retry) -> Result<Finished, StoreError> {
         loop {
-            match self.pool.prepare_put(&self.key, self.source.len(), &self.options)? {
+            let len = self.source.len();
+            match self.pool.prepare_put(&self.key, len, &self.options, retry.avoid)? {
                 Begun::Kept(waits) => {
                     if self.pool.keep(&self.key, waits, self.options.durability)? {
                         return Ok(Finished::Kept);
                     }
                 }
                 Begun::Busy => self.pool.await_key(&self.key)?,
-                Begun::Writing(writing) => return self.write(Data { writing, flight: None }),
+                Begun::Writing(writing) => {
+                    return self.write(Data { writing, flight: None }, retry);
+                }
             }
         }
     }
