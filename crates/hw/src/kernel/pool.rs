@@ -61,6 +61,8 @@ struct State {
     workers: usize,
     idle: usize,
     closed: bool,
+    /// Those that have not ended when last looked at.
+    threads: Vec<thread::JoinHandle<()>>,
 }
 
 impl fmt::Debug for State {
@@ -95,7 +97,11 @@ impl Carrier for Pool {
             let shared = Arc::clone(&self.shared);
             let name = thread::Builder::new().name("gcos-posix".to_owned());
             match name.spawn(move || shared.serve()) {
-                Ok(_) => state.workers += 1,
+                Ok(thread) => {
+                    state.workers += 1;
+                    state.threads.retain(|thread| !thread.is_finished());
+                    state.threads.push(thread);
+                }
                 // Those that there are will do.
                 Err(_) if state.workers > 0 => {}
                 Err(error) => return Err(error),
@@ -240,8 +246,79 @@ impl Drop for Pool {
                 // They hold what they work on, and end with it.
                 let (threads, path) = (state.workers, self.shared.target.path().display());
                 tracing::error!(threads, %path, "threads are left behind in the kernel");
-                break;
+                return;
             }
         }
+        let threads = std::mem::take(&mut state.threads);
+        drop(state);
+        // They have nothing left to do but to let go of the target, which can be had again then.
+        for thread in threads {
+            if thread.join().is_err() {
+                tracing::error!("a thread of the pool has panicked");
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::DmaBuffer;
+    use crate::kernel::{Direct, TargetOptions, host_space};
+
+    fn soon() -> Instant {
+        Instant::now() + Duration::from_secs(30)
+    }
+
+    fn open(path: &std::path::Path, options: PoolOptions) -> Pool {
+        let direct = TargetOptions { direct: Direct::Prefer, ..TargetOptions::default() };
+        Pool::open(Target::open(path, &direct).unwrap(), options)
+    }
+
+    fn job(op: JobOp, offset: u64, buffer: &DmaBuffer, batch: &Arc<Batch>) -> Job {
+        let memory = std::iter::once(buffer.as_dma()).collect();
+        Job { op, offset, len: buffer.len() as u64, memory, batch: Arc::clone(batch) }
+    }
+
+    #[test]
+    fn a_file_can_be_had_again_as_soon_as_its_pool_is_dropped() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(1 << 20).unwrap();
+        let buffer = host_space().unwrap().alloc(4096).unwrap();
+        for _ in 0..100 {
+            let pool = open(file.path(), PoolOptions { workers: 3, ..PoolOptions::default() });
+            let batch = Batch::new(8, None);
+            for i in 0..8 {
+                pool.start(job(JobOp::Read, i * 4096, &buffer, &batch), soon()).unwrap();
+            }
+            assert!(pool.wait(&batch, soon()));
+            drop(pool);
+            // As another program would: without patience.
+            file.as_file().try_lock().unwrap();
+            file.as_file().unlock().unwrap();
+        }
+    }
+
+    #[test]
+    fn what_waits_for_a_thread_can_be_given_up_and_a_full_pool_says_so() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(1 << 20).unwrap();
+        let pool = open(file.path(), PoolOptions { depth: 2, ..PoolOptions::default() });
+        let buffer = host_space().unwrap().alloc(4096).unwrap();
+        // As if every thread were in the kernel.
+        pool.shared.state.lock().running = 1;
+        pool.shared.state.lock().workers = usize::MAX;
+        let batch = Batch::new(1, None);
+        pool.start(job(JobOp::Read, 0, &buffer, &batch), soon()).unwrap();
+        let late = Instant::now() + Duration::from_millis(20);
+        let refused = pool.start(job(JobOp::Read, 0, &buffer, &Batch::new(1, None)), late);
+        assert_eq!(refused.unwrap_err().kind(), io::ErrorKind::TimedOut);
+        assert!(!pool.wait(&batch, Instant::now() + Duration::from_millis(20)));
+        pool.cancel(&batch);
+        assert!(batch.is_finished());
+        assert_eq!(batch.take_error().unwrap().raw_os_error(), Some(libc::ECANCELED));
+        pool.shared.state.lock().running = 0;
+        pool.shared.state.lock().workers = 0;
+        assert!(pool.drain(soon()));
     }
 }
