@@ -50,6 +50,8 @@ pub struct Summary {
     pub faults: u64,
     /// Steps of drives.
     pub steps: u64,
+    /// The digests of all of them as one number, whatever the order in which they were run.
+    pub digest: u64,
     /// Those that failed, by seed.
     pub failed: Vec<Failed>,
 }
@@ -74,6 +76,8 @@ pub fn campaign(campaign: &Campaign, progress: &(dyn Fn(u64) + Sync)) -> Summary
                 summary.operations += plan.ops() as u64;
                 summary.faults += plan.faults() as u64;
                 summary.steps += outcome.steps;
+                summary.digest =
+                    summary.digest.wrapping_add(outcome.digest.rotate_left((seed % 64) as u32));
                 summary.histories
             };
             progress(done);

@@ -131,8 +131,8 @@ impl Shared<'_> {
                 self.model.lock().pin(*key, false);
                 Ok(())
             }
-            Op::Flush => self.barrier(Store::flush),
-            Op::Checkpoint => self.barrier(Store::checkpoint),
+            Op::Flush => self.barrier(Store::flush).map(|_| ()),
+            Op::Checkpoint => self.checkpoint(),
             // Chunks are deallocated by a pass that finds as many as the one before.
             Op::Maintain => match self.store.maintain().and_then(|()| self.store.maintain()) {
                 Ok(()) => Ok(()),
@@ -288,17 +288,35 @@ impl Shared<'_> {
         Ok(())
     }
 
-    fn barrier(&self, act: impl Fn(&Store) -> Result<(), StoreError>) -> Result<(), String> {
+    fn checkpoint(&self) -> Result<(), String> {
+        let written = self.barrier(Store::checkpoint)?;
+        // A drive that has failed takes none.
+        if let Some(since) = written
+            && self.store.stats().drives_lost == 0
+        {
+            self.model.lock().checkpointed(since);
+        }
+        Ok(())
+    }
+
+    /// When it began, if it has ended well.
+    fn barrier(
+        &self,
+        act: impl Fn(&Store) -> Result<(), StoreError>,
+    ) -> Result<Option<u64>, String> {
         let since = self.model.lock().begin_read();
         match act(self.store) {
-            Ok(()) => self.model.lock().flushed(since),
+            Ok(()) => {
+                self.model.lock().flushed(since);
+                Ok(Some(since))
+            }
             Err(error) => {
                 // What could not be made durable may be lost, and is not asked for again.
                 self.model.lock().relaxed_lost();
                 self.allowed(&error)?;
+                Ok(None)
             }
         }
-        Ok(())
     }
 }
 
@@ -332,13 +350,14 @@ fn miss(reason: &MissReason) -> Seen {
 
 /// What a fault excuses.
 fn excuse_of(kind: FaultKind) -> Excuse {
-    use crate::plan::Region::Data;
+    use crate::plan::Region::{Data, Journal};
     match kind {
         kind if !kind.disturbs() => Excuse::Nothing,
         FaultKind::Unreadable(_)
         | FaultKind::LostWrite(Data)
         | FaultKind::Misdirected(_)
         | FaultKind::RotsAfterWrite(Data) => Excuse::Losses,
+        FaultKind::LostWrite(Journal) | FaultKind::RotsAfterWrite(Journal) => Excuse::Journal,
         FaultKind::LostWrite(_) | FaultKind::RotsAfterWrite(_) | FaultKind::LyingFlush => {
             Excuse::Anything
         }

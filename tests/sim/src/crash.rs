@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use fastrand::Rng;
-use gcos_emulator::{AddressSpace, Config, Emulator, Medium, MediumEvent, Run, WriteCacheConfig};
+use gcos_emulator::{Config, Emulator, Medium, MediumEvent, Run, WriteCacheConfig};
 use gcos_engine::{Engine, HostQueueEngine, HostQueueOptions};
 use gcos_hw::DmaSpace;
 use gcos_layout::checksum::crc32c;
@@ -22,6 +22,7 @@ use crate::client::read_whole;
 use crate::keys::key_bytes;
 use crate::memory::{BLOCK, BlockEngine, Blocks, Changed, Image, Log, Written, apply};
 use crate::model::{Excuse, Model, Seen};
+use crate::recycle::address_space;
 use crate::verdict;
 
 /// Capacity of each drive.
@@ -142,7 +143,7 @@ impl Bed {
     /// # Errors
     /// What the store says.
     pub fn new(drives: usize, canary: Option<Canary>) -> Result<Self, String> {
-        let dma = AddressSpace::new().map_err(|error| error.to_string())?.dma;
+        let dma = address_space()?.dma;
         let blank = Arc::new(vec![0; DRIVE_BYTES as usize]);
         let images: Vec<_> = (0..drives)
             .map(|drive| Arc::new(Image::new(drive, &blank, Changed::new(), &Log::default())))
@@ -179,7 +180,7 @@ impl Bed {
     /// Runs a workload over the driver and controllers in steps.
     fn record(&self, steps: &[Step], seed: u64) -> Result<(Vec<Event>, u64), String> {
         let events: Arc<Mutex<Vec<Event>>> = Arc::default();
-        let space = AddressSpace::new().map_err(|error| error.to_string())?;
+        let space = address_space()?;
         let mut emulators = Vec::new();
         for (drive, image) in self.images.iter().enumerate() {
             let medium = Medium::ram(DRIVE_BYTES).map_err(|error| error.to_string())?;

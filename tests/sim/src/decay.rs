@@ -92,7 +92,11 @@ impl Patient<'_> {
                 Ok(excuse(region))
             }
             Decay::Rollback => {
-                self.write(0, self.before)?;
+                for (at, old) in (0..).step_by(BLOCK_BYTES).zip(self.before.chunks(BLOCK_BYTES)) {
+                    if self.read(at)? != old {
+                        self.write(at, old)?;
+                    }
+                }
                 Ok(Excuse::Anything)
             }
             Decay::Splice => self.splice(twins),
@@ -191,7 +195,7 @@ impl Patient<'_> {
         }
         let (bytes, _) = builder.finish(frame.sequence, frame.epoch, !frame.previous, &uuid);
         self.write(at, &bytes)?;
-        Ok(Excuse::Anything)
+        Ok(Excuse::Journal)
     }
 
     /// Keys and generations that the last frame alone names: of a drive that has no checkpoint.
@@ -217,6 +221,7 @@ impl Patient<'_> {
 fn excuse(region: Region) -> Excuse {
     match region {
         Region::Data => Excuse::Losses,
-        _ => Excuse::Anything,
+        Region::Journal => Excuse::Journal,
+        Region::Checkpoints => Excuse::Anything,
     }
 }

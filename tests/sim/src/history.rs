@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use fastrand::Rng;
 use gcos_check::Severity;
-use gcos_emulator::{AddressSpace, Medium};
+use gcos_emulator::Medium;
 use gcos_engine::Engine;
 use gcos_store::{Canary, FormatOptions, OpenOptions, Store, StoreError, format};
 use parking_lot::Mutex;
@@ -16,6 +16,7 @@ use crate::client::{Shared, read_whole, tell};
 use crate::decay::Patient;
 use crate::model::{Excuse, Model};
 use crate::plan::{Decay, End, KEYS, Plan, Round};
+use crate::recycle::address_space;
 use crate::verdict;
 use crate::world::{DEADLINE, Digest, Stop, World, chunks, zones};
 
@@ -76,6 +77,8 @@ struct History<'a> {
     incomplete: bool,
     /// Whether media have decayed.
     decayed: bool,
+    /// Whether one of two checkpoints has: then the journal since the other one counts, too.
+    one_checkpoint: bool,
     /// Frames by which others were replaced: see [`Patient::suffer`].
     twins: HashSet<u32>,
     /// Keys and generations that only a frame names that does not follow the one before it.
@@ -105,6 +108,7 @@ impl<'a> History<'a> {
             crashed: false,
             incomplete: false,
             decayed: false,
+            one_checkpoint: false,
             twins: HashSet::new(),
             cut_off: Vec::new(),
         }
@@ -115,12 +119,12 @@ impl<'a> History<'a> {
             self.media.push(Medium::ram(drive.bytes).map_err(|error| error.to_string())?);
         }
         self.format()?;
-        self.remember()?;
+        self.remember(0)?;
         for (at, round) in self.plan.rounds.iter().enumerate() {
             if self.options.verbose {
                 tell(&format!("round {at}: {:?} {:?}", round.decay, round.end));
             }
-            let outcome = self.round(round).map_err(|wrong| format!("round {at}: {wrong}"))?;
+            let outcome = self.round(at, round).map_err(|wrong| format!("round {at}: {wrong}"))?;
             if !outcome {
                 return Ok(());
             }
@@ -137,7 +141,7 @@ impl<'a> History<'a> {
     }
 
     fn engines(&self) -> Result<Vec<Arc<dyn Engine>>, String> {
-        let space = AddressSpace::new().map_err(|error| error.to_string())?;
+        let space = address_space()?;
         Ok(verdict::engines(self.plan, &self.media, &space.dma))
     }
 
@@ -148,24 +152,22 @@ impl<'a> History<'a> {
         Ok(())
     }
 
-    /// Keeps what the media hold, for what goes back to it.
-    fn remember(&mut self) -> Result<(), String> {
-        let stale = |(_, decay): &(u8, Decay)| matches!(decay, Decay::Stale(..) | Decay::Rollback);
-        if !self.plan.rounds.iter().flat_map(|round| &round.decay).any(stale) {
-            self.before = self.media.iter().map(|_| Vec::new()).collect();
-            return Ok(());
-        }
-        self.before.clear();
-        for medium in &self.media {
-            let mut image = vec![0; medium.len() as usize];
-            medium.peek(0, &mut image).map_err(|error| error.to_string())?;
-            self.before.push(image);
+    /// Keeps what the media hold that go back to it before round `next`.
+    fn remember(&mut self, next: usize) -> Result<(), String> {
+        let stale = |decay: &Decay| matches!(decay, Decay::Stale(..) | Decay::Rollback);
+        let decay = self.plan.rounds.get(next).map_or(&[][..], |round| &round.decay);
+        self.before.resize_with(self.media.len(), Vec::new);
+        for (drive, (medium, image)) in self.media.iter().zip(&mut self.before).enumerate() {
+            if decay.iter().any(|(at, decay)| usize::from(*at) == drive && stale(decay)) {
+                image.resize(medium.len() as usize, 0);
+                medium.peek(0, image).map_err(|error| error.to_string())?;
+            }
         }
         Ok(())
     }
 
     /// Whether the history goes on.
-    fn round(&mut self, round: &Round) -> Result<bool, String> {
+    fn round(&mut self, at: usize, round: &Round) -> Result<bool, String> {
         let mut lost_superblocks = false;
         for &(drive, decay) in &round.decay {
             let Some(medium) = self.media.get(usize::from(drive)) else { continue };
@@ -181,8 +183,10 @@ impl<'a> History<'a> {
             let there = round.missing & 1 << drive == 0;
             lost_superblocks |= decay == Decay::Superblocks(3) && there;
             self.decayed = true;
+            self.one_checkpoint |= decay == Decay::OneCheckpoint;
         }
-        self.remember()?;
+        self.excuse_older_checkpoint();
+        self.remember(at + 1)?;
         if round.missing != 0 {
             self.excuse(Excuse::Anything);
             self.incomplete = true;
@@ -209,9 +213,16 @@ impl<'a> History<'a> {
     fn excuse(&self, excuse: Excuse) {
         let mut model = self.model.lock();
         model.excuse(excuse);
-        if excuse == Excuse::Anything {
+        if excuse >= Excuse::Journal {
             // What is already believed to be there may be what went back.
             model.crash(false);
+        }
+    }
+
+    /// Where the newest checkpoint may be lost and the journal too, what comes back may be older.
+    fn excuse_older_checkpoint(&self) {
+        if self.one_checkpoint && self.model.lock().excuse == Excuse::Journal {
+            self.excuse(Excuse::Anything);
         }
     }
 
@@ -263,7 +274,7 @@ impl<'a> History<'a> {
                 // Of what is damaged the checker also counts what it believes to have been there.
                 let intact = !report.findings.iter().any(|f| f.severity == Severity::Error);
                 let whole = round.missing == 0 && report.missing.is_empty();
-                if report.objects != found && whole && (intact || excuse < Excuse::Anything) {
+                if report.objects != found && whole && (intact || excuse < Excuse::Journal) {
                     let theirs = report.objects;
                     let findings: Vec<_> = report.findings.iter().map(|f| f.code).collect();
                     return Err(format!(
@@ -274,7 +285,7 @@ impl<'a> History<'a> {
             }
             Err(_) if lost_superblocks => Ok((world, Opened::Refused)),
             Err(StoreError::Unopenable { .. } | StoreError::Format { .. })
-                if excuse >= Excuse::Anything =>
+                if excuse >= Excuse::Journal =>
             {
                 Ok((world, Opened::Refused))
             }
@@ -359,6 +370,7 @@ impl<'a> History<'a> {
         if let Some(used) = space {
             self.space(used)?;
         }
+        self.excuse_older_checkpoint();
         let mut model = self.model.lock();
         if lost {
             self.incomplete = true;
@@ -368,6 +380,9 @@ impl<'a> History<'a> {
         }
         self.crashed |= !orderly;
         model.crash(orderly);
+        if orderly && !lost {
+            model.checkpointed(u64::MAX);
+        }
         Ok(())
     }
 

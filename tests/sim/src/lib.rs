@@ -16,5 +16,6 @@ pub mod memory;
 pub mod minimise;
 pub mod model;
 pub mod plan;
+pub mod recycle;
 pub mod verdict;
 pub mod world;

@@ -122,7 +122,7 @@ fn crashes(most: usize, canary: Option<Canary>, jobs: usize) -> ExitCode {
 }
 
 fn report(summary: &Summary, options: Options, json: bool, took: Duration) {
-    let Summary { histories, operations, faults, steps, failed } = summary;
+    let Summary { histories, operations, faults, steps, digest, failed } = summary;
     if json {
         let failed: Vec<_> = failed
             .iter()
@@ -136,7 +136,7 @@ fn report(summary: &Summary, options: Options, json: bool, took: Duration) {
             .collect();
         let out = serde_json::json!({
             "commit": commit(), "histories": histories, "operations": operations,
-            "faults": faults, "steps": steps, "seconds": took.as_secs_f64(), "failed": failed,
+            "faults": faults, "steps": steps, "digest": format!("{digest:016x}"), "seconds": took.as_secs_f64(), "failed": failed,
         });
         println!("{out}");
         return;
@@ -145,8 +145,8 @@ fn report(summary: &Summary, options: Options, json: bool, took: Duration) {
         println!("{}", describe(one, options));
     }
     println!(
-        "{histories} histories, {operations} operations, {faults} faults, {steps} steps in {:.1} s: \
-         {} failed",
+        "{histories} histories, {operations} operations, {faults} faults, {steps} steps, digest \
+         {digest:016x}, in {:.1} s: {} failed",
         took.as_secs_f64(),
         failed.len()
     );

@@ -1,6 +1,7 @@
 //! A drive without a controller: blocks that answer at once. For what is no part of a history: laying a
 //! pool out, checking it, and recovering one crash among very many.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
@@ -8,7 +9,7 @@ use std::time::Duration;
 
 use gcos_emulator::Medium;
 use gcos_engine::{Engine, Extent, Geometry, IoError, IoErrorKind, Op, Request, Ticket};
-use gcos_hw::DmaSpace;
+use gcos_hw::{DmaSlice, DmaSpace};
 use parking_lot::Mutex;
 
 /// Bytes that an image is kept in pieces of.
@@ -164,35 +165,51 @@ impl BlockEngine {
             Op::Write { .. } => true,
             Op::Flush | Op::Deallocate => return Ok(()),
         };
-        let total: usize = request.segments.iter().map(|segment| segment.len()).sum();
-        let mut bytes = vec![0; total];
-        if write {
+        SCRATCH.with_borrow_mut(|scratch| {
+            let total: usize = request.segments.iter().map(|segment| segment.len()).sum();
+            if scratch.len() < total {
+                scratch.resize(total, 0);
+            }
+            let bytes = scratch.get_mut(..total).unwrap_or_default();
+            if write {
+                gather(&request.segments, bytes)?;
+            }
             let mut at = 0;
-            for segment in &request.segments {
-                let part = &mut bytes[at..at + segment.len()];
-                segment.read(0, part).map_err(|error| error.to_string())?;
-                at += segment.len();
+            for &Extent { offset, len } in &request.extents {
+                let part = &mut bytes[at..at + len as usize];
+                match write {
+                    true => self.blocks.write(offset, part)?,
+                    false => self.blocks.read(offset, part)?,
+                }
+                at += len as usize;
             }
-        }
-        let mut at = 0;
-        for &Extent { offset, len } in &request.extents {
-            let part = &mut bytes[at..at + len as usize];
-            match write {
-                true => self.blocks.write(offset, part)?,
-                false => self.blocks.read(offset, part)?,
-            }
-            at += len as usize;
-        }
-        if !write {
-            let mut at = 0;
-            for segment in &request.segments {
-                let part = &bytes[at..at + segment.len()];
-                segment.write(0, part).map_err(|error| error.to_string())?;
-                at += segment.len();
-            }
-        }
-        Ok(())
+            if write { Ok(()) } else { scatter(&request.segments, bytes) }
+        })
     }
+}
+
+fn gather(segments: &[DmaSlice], mut bytes: &mut [u8]) -> Result<(), String> {
+    for segment in segments {
+        let (part, rest) = bytes.split_at_mut(segment.len());
+        segment.read(0, part).map_err(|error| error.to_string())?;
+        bytes = rest;
+    }
+    Ok(())
+}
+
+fn scatter(segments: &[DmaSlice], mut bytes: &[u8]) -> Result<(), String> {
+    for segment in segments {
+        let (part, rest) = bytes.split_at(segment.len());
+        segment.write(0, part).map_err(|error| error.to_string())?;
+        bytes = rest;
+    }
+    Ok(())
+}
+
+thread_local! {
+    /// Bytes on their way between blocks and memory. The checker reads whole journals again and again: fresh
+    /// memory for each would cost more than the copy.
+    static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
 #[derive(Debug)]

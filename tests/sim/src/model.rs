@@ -6,6 +6,8 @@
 
 use std::fmt;
 
+use fastrand::Rng;
+
 /// The content of a key: absent, or the payload of a put.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Value {
@@ -30,6 +32,9 @@ pub enum Excuse {
     Errors,
     /// Objects may be lost.
     Losses,
+    /// Objects may be lost, and what the last checkpoint had, or what was put since, come back whole at an
+    /// open.
+    Journal,
     /// Objects may be lost, and old ones come back whole, at an open.
     Anything,
 }
@@ -84,6 +89,9 @@ struct Key {
     writes: Vec<Write>,
     /// All that was ever put.
     ever: Vec<Value>,
+    /// What was there at the last checkpoint, and all that was put since: what may come back when journals are
+    /// lost.
+    back: Vec<Value>,
     /// The put that its owner has pinned.
     pinned: bool,
 }
@@ -142,12 +150,24 @@ pub struct Model {
     pub evicted: bool,
 }
 
+/// Bytes that a generator makes at a time.
+const WORD: usize = 8;
+
+/// Makes the bytes of a put.
+fn generator(salt: u64, key: u8, id: u32) -> Rng {
+    Rng::with_seed(salt ^ u64::from(id) << 8 ^ u64::from(key))
+}
+
 /// The bytes of a put.
 #[must_use]
 pub fn payload(salt: u64, key: u8, id: u32, len: u32) -> Vec<u8> {
-    let seed = salt ^ u64::from(id) << 8 ^ u64::from(key);
-    let mut out = vec![0; len as usize];
-    fastrand::Rng::with_seed(seed).fill(&mut out);
+    let mut rng = generator(salt, key, id);
+    let words = (len as usize).div_ceil(WORD);
+    let mut out: Vec<u8> = Vec::with_capacity(words * WORD);
+    for _ in 0..words {
+        out.extend_from_slice(&rng.u64(..).to_ne_bytes());
+    }
+    out.truncate(len as usize);
     out
 }
 
@@ -158,6 +178,7 @@ impl Model {
         let key = |_| Key {
             writes: vec![Write::settled(Value::Absent, 0)],
             ever: Vec::new(),
+            back: Vec::new(),
             pinned: false,
         };
         let keys = (0..keys).map(key).collect();
@@ -192,6 +213,7 @@ impl Model {
         let entry = &mut self.keys[usize::from(key)];
         entry.pinned = false;
         entry.ever.push(value);
+        entry.back.push(value);
         let (end, status) = (u64::MAX, Status::UnderWay);
         entry.writes.push(Write { value, start, end, status, durable: false, doubtful: false });
         WriteId { key, start }
@@ -247,6 +269,16 @@ impl Model {
         }
     }
 
+    /// Checkpoints of all drives have been written, after a flush, by what began at `since`: what was gone by
+    /// then is in neither of them.
+    pub fn checkpointed(&mut self, since: u64) {
+        for Key { writes, back, .. } in &mut self.keys {
+            let buried = |w: &Write| writes.iter().any(|x| x.end < since && x.buries(w));
+            let there: Vec<Value> = writes.iter().filter(|w| !buried(w)).map(|w| w.value).collect();
+            back.retain(|value| there.contains(value));
+        }
+    }
+
     /// Relaxed operations were lost with a drive's journal.
     pub fn relaxed_lost(&mut self) {
         for key in &mut self.keys {
@@ -270,6 +302,11 @@ impl Model {
     /// # Errors
     /// What is wrong with it.
     pub fn check(&mut self, key: u8, since: u64, seen: &Seen) -> Result<(), String> {
+        self.judge(key, since, seen).map(|_| ())
+    }
+
+    /// As [`Model::check`]: the payload that was read, if there was one.
+    fn judge(&mut self, key: u8, since: u64, seen: &Seen) -> Result<Option<Value>, String> {
         self.tick();
         let (excuse, evicted) = (self.excuse, self.evicted);
         let entry = &self.keys[usize::from(key)];
@@ -286,9 +323,9 @@ impl Model {
         };
         match seen {
             Seen::Bytes { .. } => {
-                let fits = |w: &&Write| is_of(self.salt, key, w.value, seen);
-                if candidates.iter().any(fits) {
-                    return Ok(());
+                let fits = |w: &&&Write| is_of(self.salt, key, w.value, seen);
+                if let Some(found) = candidates.iter().find(fits) {
+                    return Ok(Some(found.value));
                 }
                 match entry.ever.iter().find(|&&value| is_of(self.salt, key, value, seen)) {
                     Some(old) => wrong(&format!("which is {old:?}, not what is there")),
@@ -299,11 +336,11 @@ impl Model {
                 let absent = candidates.iter().any(|w| w.value == Value::Absent);
                 let lost = candidates.iter().any(|w| !w.durable) && excuse >= Excuse::Errors;
                 let gone = (evicted && !entry.pinned) || excuse >= Excuse::Losses || lost;
-                if absent || gone { Ok(()) } else { wrong("a lost object") }
+                if absent || gone { Ok(None) } else { wrong("a lost object") }
             }
-            Seen::Damaged(_) if excuse >= Excuse::Losses => Ok(()),
+            Seen::Damaged(_) if excuse >= Excuse::Losses => Ok(None),
             Seen::Damaged(_) => wrong("without any damage"),
-            Seen::Failed(_) if excuse >= Excuse::Errors => Ok(()),
+            Seen::Failed(_) if excuse >= Excuse::Errors => Ok(None),
             Seen::Failed(_) => wrong("without any failure"),
         }
     }
@@ -315,13 +352,17 @@ impl Model {
         if orderly {
             self.flushed(now);
         }
-        let anything = self.excuse >= Excuse::Anything;
+        let excuse = self.excuse;
         for key in &mut self.keys {
             key.pinned = false;
             let survives = |w: &&Write| !key.writes.iter().any(|x| x.buries(w));
-            let mut values: Vec<Value> = match anything {
-                true => key.ever.iter().copied().chain([Value::Absent]).collect(),
-                false => key.writes.iter().filter(survives).map(|w| w.value).collect(),
+            let survivors = key.writes.iter().filter(survives).map(|w| w.value);
+            let mut values: Vec<Value> = match excuse {
+                Excuse::Anything => key.ever.iter().copied().chain([Value::Absent]).collect(),
+                Excuse::Journal => {
+                    survivors.chain(key.back.clone()).chain([Value::Absent]).collect()
+                }
+                _ => survivors.collect(),
             };
             values.dedup();
             key.writes = values.into_iter().map(|value| Write::settled(value, now)).collect();
@@ -333,22 +374,17 @@ impl Model {
     /// # Errors
     /// What is wrong with it.
     pub fn observe(&mut self, key: u8, since: u64, seen: &Seen) -> Result<(), String> {
-        self.check(key, since, seen)?;
+        let found = self.judge(key, since, seen)?;
         let now = self.tick();
-        let salt = self.salt;
-        let entry = &mut self.keys[usize::from(key)];
-        let found = match seen {
-            Seen::Bytes { .. } => entry.writes.iter().find(|w| is_of(salt, key, w.value, seen)),
+        let value = match seen {
+            Seen::Bytes { .. } => found,
             // Excused or not: what an open does not find stays away.
-            Seen::Absent => {
-                entry.writes = vec![Write::settled(Value::Absent, now)];
-                None
-            }
+            Seen::Absent => Some(Value::Absent),
             // It is there and cannot be read: which of them it is does not show.
             _ => None,
         };
-        if let Some(value) = found.map(|w| w.value) {
-            entry.writes = vec![Write::settled(value, now)];
+        if let Some(value) = value {
+            self.keys[usize::from(key)].writes = vec![Write::settled(value, now)];
         }
         Ok(())
     }
@@ -359,10 +395,26 @@ fn is_of(salt: u64, key: u8, value: Value, seen: &Seen) -> bool {
     let (Value::Put { id, len }, Seen::Bytes { offset, bytes, len: known }) = (value, seen) else {
         return false;
     };
-    let range = *offset as usize..*offset as usize + bytes.len();
-    known.is_none_or(|known| known == len)
-        && range.end <= len as usize
-        && payload(salt, key, id, len).get(range) == Some(bytes)
+    let (from, len) = (*offset as usize, len as usize);
+    known.is_none_or(|known| known as usize == len)
+        && from + bytes.len() <= len
+        && is_part(generator(salt, key, id), from, bytes)
+}
+
+/// Whether the bytes from `from` on that a generator makes are these. Most are told apart by the first few,
+/// so no more are made than needed.
+fn is_part(mut rng: Rng, from: usize, bytes: &[u8]) -> bool {
+    for _ in 0..from / WORD {
+        rng.u64(..);
+    }
+    let first = from % WORD;
+    let (head, rest) = bytes.split_at(bytes.len().min((WORD - first) % WORD));
+    if !head.is_empty() && !rng.u64(..).to_ne_bytes()[first..].starts_with(head) {
+        return false;
+    }
+    let (words, tail) = rest.as_chunks::<WORD>();
+    words.iter().all(|word| u64::from_ne_bytes(*word) == rng.u64(..))
+        && (tail.is_empty() || rng.u64(..).to_ne_bytes().starts_with(tail))
 }
 
 #[cfg(test)]
@@ -376,6 +428,26 @@ mod tests {
     fn put(model: &mut Model, len: u32, sync: bool) {
         let (write, _) = model.begin_put(0, len);
         model.done(write, sync);
+    }
+
+    #[test]
+    fn parts_of_a_payload_are_known_and_one_changed_byte_is_noticed() {
+        let mut rng = Rng::with_seed(1);
+        for len in [1u32, 7, 8, 9, 15, 16, 17, 100, 4096] {
+            let whole = payload(7, 3, 5, len);
+            let mut filled = vec![0; len as usize];
+            generator(7, 3, 5).fill(&mut filled);
+            assert_eq!(whole, filled, "payloads are what they always were");
+            for _ in 0..200 {
+                let from = rng.usize(0..len as usize);
+                let to = rng.usize(from + 1..=len as usize);
+                let mut bytes = whole[from..to].to_vec();
+                assert!(is_part(generator(7, 3, 5), from, &bytes), "{from}..{to} of {len}");
+                let at = rng.usize(0..bytes.len());
+                bytes[at] ^= 1;
+                assert!(!is_part(generator(7, 3, 5), from, &bytes), "{from}..{to} of {len}");
+            }
+        }
     }
 
     #[test]
@@ -437,6 +509,29 @@ mod tests {
         assert!(model.check(0, since, &Seen::Absent).is_ok());
         let wrong = Seen::Bytes { offset: 0, bytes: vec![1; 10], len: Some(10) };
         assert!(model.check(0, since, &wrong).is_err());
+    }
+
+    #[test]
+    fn what_a_checkpoint_has_buried_does_not_come_back_with_a_lost_journal() {
+        for excuse in [Excuse::Journal, Excuse::Anything] {
+            let mut model = Model::new(1, 7);
+            put(&mut model, 10, true);
+            put(&mut model, 20, true);
+            let since = model.begin_read();
+            model.flushed(since);
+            model.checkpointed(since);
+            put(&mut model, 30, true);
+            put(&mut model, 40, true);
+            model.excuse(excuse);
+            model.crash(false);
+            let since = model.begin_read();
+            for (id, len) in [(2, 20), (3, 30), (4, 40)] {
+                let seen = bytes(&model, 0, id, len);
+                assert!(model.check(0, since, &seen).is_ok(), "{len} may be back");
+            }
+            let buried = bytes(&model, 0, 1, 10);
+            assert_eq!(model.check(0, since, &buried).is_ok(), excuse == Excuse::Anything);
+        }
     }
 
     #[test]

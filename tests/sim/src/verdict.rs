@@ -55,7 +55,7 @@ pub fn unexplained(report: &Report, excuse: Excuse, crashed: bool) -> Vec<String
             C::HeaderDamaged | C::HeaderMismatch | C::GrainDamaged | C::DataUnreadable
         );
         severity == Severity::Info
-            || excuse >= Excuse::Anything
+            || excuse >= Excuse::Journal
             || (excuse >= Excuse::Losses && lost)
             || (excuse >= Excuse::Errors && superblock)
             || (crashed && (superblock || torn || checkpoint))

@@ -8,8 +8,7 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use gcos_emulator::{
-    Action, AddressSpace, Config, Emulator, Medium, MediumEvent, Namespace, Rule, Run,
-    WriteCacheConfig,
+    Action, Config, Emulator, Medium, MediumEvent, Namespace, Rule, Run, WriteCacheConfig,
 };
 use gcos_engine::{Engine, HostQueueEngine, HostQueueOptions};
 use gcos_hw::{Function, Intercept};
@@ -20,6 +19,7 @@ use parking_lot::Mutex;
 
 use crate::baton::Baton;
 use crate::plan::{DriveKind, Fault, FaultKind, Plan, Region};
+use crate::recycle::address_space;
 
 /// Deadline of each I/O, in simulated time.
 pub const DEADLINE: Duration = Duration::from_millis(60);
@@ -141,7 +141,7 @@ impl World {
         digest: &Arc<Mutex<Digest>>,
     ) -> Result<Arc<Self>, String> {
         let mut rng = Rng::with_seed(round_seed);
-        let space = AddressSpace::new().map_err(|error| error.to_string())?;
+        let space = address_space()?;
         let mut units = Vec::new();
         for (at, (kind, medium)) in plan.drives.iter().zip(media).enumerate() {
             let (seed, cache_seed) = (rng.u64(..), rng.u64(..));
