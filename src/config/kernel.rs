@@ -64,7 +64,8 @@ pub struct KernelPaths {
 /// Section `fallback`: what becomes of a drive that fails or slows down while the pool is open.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Fallback {
-    /// File that takes the place of a drive whose way has failed; empty for none.
+    /// File for spill: it takes objects only while a drive is missing or out of use and the rest have no
+    /// room. Formatted with the pool; empty for none.
     pub path: String,
     /// Bytes of that file to use; 0 where there is none.
     pub capacity_bytes: u64,

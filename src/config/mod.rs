@@ -180,19 +180,21 @@ impl Config {
         ZoneChunks { superblock: sb << 10, meta: meta << 10, data: data << 10 }
     }
 
-    /// How a pool on these drives is laid out. `force` erases what they hold.
+    /// How a pool on these drives is laid out, without a drive for spill (see
+    /// [`crate::Drives::format_options`]). `force` erases what they hold.
     #[must_use]
     pub fn format_options(&self, force: bool) -> FormatOptions {
         FormatOptions {
             chunks: self.zone_chunks(),
             meta_percent: self.pool.meta_percent,
             capacity: Some(self.disk.capacity_bytes),
+            spill: None,
             force,
             io_deadline: self.io_deadline(),
         }
     }
 
-    /// How the pool is run.
+    /// How the pool is run, without a drive for spill (see [`crate::Drives::open_options`]).
     #[must_use]
     pub fn open_options(&self) -> OpenOptions {
         OpenOptions {

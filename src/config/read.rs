@@ -36,6 +36,7 @@ fn config(r: &mut Reader, node: &Node) -> Config {
         fallback: fallback(r, &top),
         overrides: Vec::new(),
     };
+    check_spill(r, &config);
     check_queues(r, &config);
     check_watermarks(r, &config.pool);
     check_zones(r, &config);
@@ -176,6 +177,21 @@ fn fallback(r: &mut Reader, top: &Section<'_>) -> Fallback {
         _ => {}
     }
     fallback
+}
+
+/// Where objects go that have no other place must be a drive of its own, and not one that is driven by
+/// queues.
+fn check_spill(r: &mut Reader, config: &Config) {
+    let path = &config.fallback.path;
+    if path.is_empty() {
+        return;
+    }
+    if !matches!(PathKind::parse(path), Ok(PathKind::Kernel(_))) {
+        let message = format!("expected a plain file or a block device, got {path:?}");
+        r.problem("fallback.path", message);
+    } else if config.disk.paths.contains(path) {
+        r.problem("fallback.path", format!("{path:?} is in disk.paths, too"));
+    }
 }
 
 fn check_queues(r: &mut Reader, config: &Config) {

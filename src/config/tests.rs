@@ -176,4 +176,9 @@ fn a_fallback_has_both_a_file_and_a_size() {
     assert!(text.starts_with("fallback.path: missing"), "{text}");
     let text = of(r#"{"path": 3, "capacity_bytes": 0}"#);
     assert!(text.starts_with("fallback.path: expected a text, got 3"), "{text}");
+    for (path, words) in [("emulated:x.img", "expected a plain file"), ("/dev/libnvm0", "expected")]
+    {
+        let text = of(&format!(r#"{{"path": {path:?}, "capacity_bytes": 67108864}}"#));
+        assert!(text.starts_with("fallback.path: ") && text.contains(words), "{text}");
+    }
 }

@@ -73,15 +73,9 @@ pub enum OpenError {
         /// What was looked for.
         path: PathBuf,
     },
-    /// A block device or file cannot be opened.
-    #[error("{path}: it cannot be driven through the kernel")]
-    Kernel {
-        /// The entry.
-        path: String,
-        /// Why, and what to do.
-        #[source]
-        source: KernelError,
-    },
+    /// A block device or file cannot be opened. The message names it.
+    #[error(transparent)]
+    Kernel(KernelError),
     /// The file system has no direct I/O, which is asked for.
     #[error(
         "{path:?}: the file system ({file_system}) has no direct I/O, and {by} asks for it; turn that \
@@ -286,7 +280,7 @@ impl OpenError {
             OpenError::Name { source, .. } => {
                 matches!(source, NamesError::Gone { .. } | NamesError::Exchanged { .. })
             }
-            OpenError::Kernel { source, .. } => super::kernel::is_gone(source),
+            OpenError::Kernel(source) => super::kernel::is_gone(source),
             OpenError::NoFile { .. }
             | OpenError::NoImage { .. }
             | OpenError::Exchanged { .. }

@@ -27,19 +27,18 @@ pub(super) fn check_force(config: &Config, kinds: &[(&str, PathKind)]) -> Result
     }
 }
 
-/// Opens one entry; with `create`, a plain file that is not there is made first, and noted.
+/// Opens one entry, of which so many bytes are used; with `create`, a plain file that is not there is made first, and noted.
 pub(super) fn drive(
     config: &Config,
-    (path, file): (&str, &Path),
+    (path, file, bytes): (&str, &Path, u64),
     dma: &Arc<DmaSpace>,
     create: Option<&mut Made>,
 ) -> Result<(Arc<FileEngine>, DriveChoice), OpenError> {
-    let bytes = config.disk.capacity_bytes;
     // A device is never made: a file of its name in /dev would fill memory instead.
     if let Some(made) = create.filter(|_| !is_device_path(file)) {
         image::allocate(file, bytes, made)?;
     }
-    let target = open(config, path, file)?;
+    let target = open(config, file)?;
     if target.capacity() < bytes {
         let (path, got) = (file.to_owned(), target.capacity());
         return Err(OpenError::Short { path, got, expected: bytes });
@@ -48,7 +47,7 @@ pub(super) fn drive(
     if target.lba_bytes() > expected {
         return Err(OpenError::Blocks { path: path.to_owned(), got: target.lba_bytes(), expected });
     }
-    let options = options(config, &target, forced(config));
+    let options = options(config, &target, bytes, forced(config));
     let fail = |source| match source {
         FileEngineError::Forced { path: way, reason, .. } => {
             OpenError::Forced { path: path.to_owned(), by: config.source_of(FORCE), way, reason }
@@ -60,12 +59,12 @@ pub(super) fn drive(
     Ok((engine, choice))
 }
 
-fn options(config: &Config, target: &Target, force: Option<KernelPath>) -> FileOptions {
+fn options(config: &Config, target: &Target, bytes: u64, force: Option<KernelPath>) -> FileOptions {
     FileOptions {
         force,
         depth: config.kernel_path.queue_depth,
         workers: config.kernel_path.workers as usize,
-        capacity: Some(config.disk.capacity_bytes),
+        capacity: Some(bytes),
         lba_bytes: Some(config.disk.block_size),
         // A file keeps the room that was set aside for it.
         deallocate: target.is_block_device(),
@@ -75,7 +74,8 @@ fn options(config: &Config, target: &Target, force: Option<KernelPath>) -> FileO
 /// POSIX calls beside an io_uring on the same target, for when the io_uring is not well.
 pub(super) fn next_way(config: &Config, first: &FileEngine) -> Result<Arc<dyn Engine>, OpenError> {
     let target = Arc::clone(first.target());
-    let options = options(config, &target, Some(KernelPath::Posix));
+    let bytes = first.geometry().capacity;
+    let options = options(config, &target, bytes, Some(KernelPath::Posix));
     let engine = FileEngine::open(target, Arc::clone(first.dma()), options);
     let path = first.geometry().name.clone();
     Ok(engine.map_err(|source| OpenError::File { path, source })?)
@@ -95,7 +95,7 @@ fn is_device_path(file: &Path) -> bool {
     file.starts_with("/dev") && !file.starts_with("/dev/shm")
 }
 
-fn open(config: &Config, path: &str, file: &Path) -> Result<Arc<Target>, OpenError> {
+fn open(config: &Config, file: &Path) -> Result<Arc<Target>, OpenError> {
     let direct = if config.kernel_path.use_direct_io { Direct::Require } else { Direct::Never };
     let options = TargetOptions { direct, read_only: false };
     let target = when_free(
@@ -109,7 +109,7 @@ fn open(config: &Config, path: &str, file: &Path) -> Result<Arc<Target>, OpenErr
         KernelError::NoDirect { path, file_system } => {
             OpenError::NoDirect { path, file_system, by: config.source_of(DIRECT) }
         }
-        source => OpenError::Kernel { path: path.to_owned(), source },
+        source => OpenError::Kernel(source),
     })
 }
 

@@ -14,13 +14,14 @@ mod watch;
 pub use choice::DriveChoice;
 pub use error::OpenError;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use gcos_cuda::DeviceMemory;
 use gcos_engine::device::Attached;
 use gcos_engine::{Engine, FileEngine, HostQueueEngine};
 use gcos_hw::DmaSpace;
+use gcos_store::{FormatOptions, OpenOptions};
 
 use crate::config::{Config, PathKind};
 use gpu::Gpus;
@@ -47,12 +48,28 @@ pub struct Drives {
     pub skipped: Vec<SkippedDrive>,
     /// Which way each of the engines goes, and why; in the same order.
     pub choices: Vec<DriveChoice>,
+    /// Position among the engines of the one that is for spill: the file `fallback.path`.
+    pub spill: Option<usize>,
     /// Files that were made for this.
     pub created: Vec<PathBuf>,
     /// Memory of the GPUs that were opened, which all drives reach: see [`Engine::device`].
     pub gpus: Vec<Arc<DeviceMemory>>,
     /// GPUs that were asked for and are not used, or do not drive queues themselves, and why.
     pub gpus_refused: Vec<String>,
+}
+
+impl Drives {
+    /// How a pool on these drives is laid out. `force` erases what they hold.
+    #[must_use]
+    pub fn format_options(&self, config: &Config, force: bool) -> FormatOptions {
+        FormatOptions { spill: self.spill, ..config.format_options(force) }
+    }
+
+    /// How the pool on these drives is run.
+    #[must_use]
+    pub fn open_options(&self, config: &Config) -> OpenOptions {
+        OpenOptions { spill: self.spill, ..config.open_options() }
+    }
 }
 
 /// Opens every drive of a configuration. With `create`, files that are not there are made first, for
@@ -117,16 +134,39 @@ fn open_all(
         drives.push(drive);
         choices.push(choice);
     }
+    let mut spill = None;
+    if !config.fallback.path.is_empty() {
+        let path = config.fallback.path.as_str();
+        let entry = (path, Path::new(path), config.fallback.capacity_bytes);
+        let may_skip = config.pool.allow_missing && create.is_none();
+        match through_kernel(config, entry, &platform, create) {
+            Ok((drive, choice)) => {
+                spill = Some(drives.len());
+                drives.push(drive);
+                choices.push(choice);
+            }
+            Err(error) if may_skip && error.is_missing_drive() => {
+                tracing::warn!(path, %error, "no spill: its file is left out");
+                skipped.push(SkippedDrive { path: path.to_owned(), reason: chain(&error) });
+            }
+            Err(error) => return Err(error),
+        }
+    }
     let dma = platform.dma()?;
     let attached = gpus.attach(config, &dma, &drives, &mut choices)?;
     choices.iter().for_each(DriveChoice::say);
-    let engines = drives.iter().map(|drive| watch::engine(config, drive));
-    let engines = engines.collect::<Result<_, _>>()?;
+    let engine = |(index, drive): (usize, &Drive)| match spill {
+        // What spills has nowhere else to go: there is nothing to leave it for.
+        Some(position) if position == index => Ok(drive.engine()),
+        _ => watch::engine(config, drive),
+    };
+    let engines = drives.iter().enumerate().map(engine).collect::<Result<_, _>>()?;
     Ok(Drives {
         engines,
         dma,
         skipped,
         choices,
+        spill,
         created: Vec::new(),
         gpus: attached.memories,
         gpus_refused: attached.refused,
@@ -160,13 +200,22 @@ fn open_one(
     lent: u16,
 ) -> Result<(Drive, DriveChoice), OpenError> {
     if let PathKind::Kernel(file) = kind {
-        let (engine, choice) = kernel::drive(config, (path, file), &platform.dma()?, create)?;
-        let attached = Attached::new(Arc::clone(&engine) as Arc<dyn Engine>);
-        return Ok((Drive::File(engine, attached), choice));
+        return through_kernel(config, (path, file, config.disk.capacity_bytes), platform, create);
     }
     let (engine, choice) =
         bring_up::drive(config, index, (path, kind), platform.queues(), create, lent)?;
     Ok((Drive::Queues(engine), choice))
+}
+
+fn through_kernel(
+    config: &Config,
+    entry: (&str, &Path, u64),
+    platform: &Platform,
+    create: Option<&mut Made>,
+) -> Result<(Drive, DriveChoice), OpenError> {
+    let (engine, choice) = kernel::drive(config, entry, &platform.dma()?, create)?;
+    let attached = Attached::new(Arc::clone(&engine) as Arc<dyn Engine>);
+    Ok((Drive::File(engine, attached), choice))
 }
 
 /// An error with its sources, in one line.

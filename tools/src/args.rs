@@ -476,6 +476,9 @@ pub(crate) struct BenchArgs {
     #[arg(long, value_name = "KIND", num_args = 1.., value_delimiter = ',',
           default_value = "emulated:ram:1GiB")]
     pub(crate) path: Vec<String>,
+    /// Size of each file that is made for the run
+    #[arg(long, value_name = "SIZE", value_parser = size, default_value = "1GiB")]
+    pub(crate) file_size: u64,
     /// Bytes of one request or object
     #[arg(long, value_name = "SIZES", value_delimiter = ',', value_parser = size,
           default_value = "4KiB,64KiB,1MiB,8MiB,32MiB")]

@@ -37,9 +37,10 @@ pub(crate) fn open_with(config: &Config) -> Result<Store, Failure> {
 fn open_drives_of(config: &Config, drives: Drives) -> Result<Store, Failure> {
     let in_memory = |path: &String| matches!(PathKind::parse(path), Ok(PathKind::EmulatedRam(_)));
     if config.disk.paths.iter().all(in_memory) {
-        gcos::store::format(&drives.engines, &config.format_options(false))?;
+        gcos::store::format(&drives.engines, &drives.format_options(config, false))?;
     }
-    Ok(Store::open(drives.engines, config.open_options())?)
+    let options = drives.open_options(config);
+    Ok(Store::open(drives.engines, options)?)
 }
 
 /// Ends use of drives in order, so that the next command may open them.

@@ -99,6 +99,30 @@ fn bench_measures_every_path_beside_its_ceiling() {
 }
 
 #[test]
+fn bench_sets_the_ways_to_a_file_side_by_side_and_leaves_nothing_behind() {
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let place = Place { folder };
+    let ways = ["posix:b", "emulated:b"];
+    let flags = ["--size", "64KiB", "--qd", "2", "--seconds", "0.05", "--file-size", "64MiB"];
+    let args = ["--json", "bench", "--path"].into_iter().chain(ways).chain(flags);
+    let json = place.run(&args.collect::<Vec<_>>()).expect(0).json();
+    let list = json["figures"].as_array().unwrap();
+    assert_eq!(list.len(), 10, "{json}");
+    for (index, figure) in list.iter().enumerate() {
+        assert_eq!(figure["path"], ["posix", "emulated"][index % 2]);
+        assert!(figure["bytes_per_second"].as_f64().unwrap() > 0.0);
+        assert_eq!(
+            figure["ceiling_bytes_per_second"],
+            list[index / 2 * 2]["ceiling_bytes_per_second"]
+        );
+    }
+    assert_eq!(std::fs::read_dir(place.folder.path()).unwrap().count(), 0);
+    std::fs::write(place.path("b.posix"), b"precious").unwrap();
+    place.run(&["bench", "--path", "posix:b", "emulated:b"]).expect(2);
+    assert_eq!(std::fs::read(place.path("b.posix")).unwrap(), b"precious");
+}
+
+#[test]
 fn bench_of_a_gpu_that_is_not_there_says_what_to_do() {
     let place = Place::new(64 * MIB);
     let json = place.run(&["--json", "bench", "--gpu", "9999"]).expect(2).json();

@@ -405,3 +405,38 @@ fn a_pool_on_a_block_device_works_and_is_readable_in_the_file_below() {
     configure(&place, "gcos.json", &["emulated:disk.img"], "");
     check(&place, &[], "gcos.json", 8);
 }
+
+#[test]
+fn rules_for_leaving_a_way_leave_a_healthy_pool_alone() {
+    let place = place();
+    let rules = r#", "fallback": {"max_errors": 2, "latency_multiple": 50}"#;
+    configure(&place, "gcos.json", &["pool.img", "emulated:b.img"], rules);
+    with(&place, &[], &["zone-format"]).expect(0);
+    fill(&place, &[], 8);
+    check(&place, &[], "gcos.json", 8);
+    with(&place, &[("GCOS_FORCE_PATH", "posix")], &["fsck", "--data"]).expect(0);
+    with(&place, &[], &["scrub", "--rate", "1GiB"]).expect(0);
+    assert_eq!(with(&place, &[], &["--json", "stat"]).expect(0).json()["stats"]["drives_lost"], 0);
+}
+
+#[test]
+fn a_file_for_spill_is_made_with_the_pool_and_takes_objects_while_a_drive_is_away() {
+    let place = place();
+    let spill = r#", "fallback": {"path": "spill.img", "capacity_bytes": 33554432}"#;
+    configure(&place, "gcos.json", &["a.img", "b.img"], spill);
+    with(&place, &[], &["zone-format"]).expect(0);
+    assert_eq!(std::fs::metadata(place.path("spill.img")).unwrap().len(), 32 * MIB);
+    fill(&place, &[], 4);
+    let json = with(&place, &[], &["--json", "stat"]).expect(0).json();
+    assert_eq!(json["drives"][2]["path"], "spill.img");
+    let members = json["members"].as_array().unwrap();
+    let marks: Vec<_> = members.iter().map(|member| member["spill"] == true).collect();
+    assert_eq!(marks, [false, false, true]);
+    assert_eq!((&json["stats"]["spilled"], &members[2]["used_bytes"]), (&0.into(), &0.into()));
+    with(&place, &[], &["fsck", "--data"]).expect(0);
+    check(&place, &[], "gcos.json", 4);
+    // Without it, too: it is a drive that is missing.
+    std::fs::rename(place.path("spill.img"), place.path("away.img")).unwrap();
+    assert!(with(&place, &[], &["ls"]).expect(0).err.contains("no spill"));
+    check(&place, &[], "gcos.json", 4);
+}

@@ -16,8 +16,8 @@ const MEMORY: u64 = 512 << 20;
 /// Most bytes of the medium that are touched, so that memory is not exhausted.
 const SPAN: u64 = 512 << 20;
 
-/// Size of an image file that is made for the run.
-const IMAGE: u64 = 1 << 30;
+/// Least size of a file that is made for the run: a pool and some objects fit.
+const LEAST_FILE: u64 = 16 << 20;
 
 /// Capacity that the no-op engine claims to have.
 const NOOP: u64 = 16 << 30;
@@ -102,7 +102,13 @@ pub(super) struct Plan {
 
 impl Plan {
     pub(super) fn new(args: &BenchArgs) -> Result<Self, Failure> {
-        let (targets, capacity) = targets(&args.path)?;
+        if args.file_size < LEAST_FILE || !args.file_size.is_multiple_of(4096) {
+            let size = units::exact(args.file_size);
+            let text =
+                format!("--file-size: expected a multiple of 4 KiB from 16 MiB on, got {size}");
+            return Err(Failure::usage(text));
+        }
+        let (targets, capacity) = targets(&args.path, args.file_size)?;
         if !(0.01..=3600.0).contains(&args.seconds) {
             let text = format!("--seconds: expected 0.01 to 3600, got {}", args.seconds);
             return Err(Failure::usage(text));
@@ -155,11 +161,11 @@ impl Plan {
 const KINDS: &str = "emulated:ram:SIZE, emulated:FILE, io_uring:FILE, posix:FILE or noop";
 
 /// What is to be measured. Several files get names of their own: no file has two owners.
-fn targets(texts: &[String]) -> Result<(Vec<Target>, u64), Failure> {
+fn targets(texts: &[String], file_bytes: u64) -> Result<(Vec<Target>, u64), Failure> {
     let mut targets = Vec::new();
-    let mut capacity = IMAGE;
+    let mut capacity = file_bytes;
     for text in texts {
-        let (target, bytes) = target(text)?;
+        let (target, bytes) = target(text, file_bytes)?;
         if targets.contains(&target) {
             return Err(Failure::usage(format!("--path: {text} is given more than once")));
         }
@@ -184,7 +190,7 @@ fn targets(texts: &[String]) -> Result<(Vec<Target>, u64), Failure> {
     Ok((targets, capacity))
 }
 
-fn target(text: &str) -> Result<(Target, u64), Failure> {
+fn target(text: &str, file_bytes: u64) -> Result<(Target, u64), Failure> {
     if text == "noop" {
         return Ok((Target::Noop, NOOP));
     }
@@ -193,11 +199,11 @@ fn target(text: &str) -> Result<(Target, u64), Failure> {
         (!file.is_empty()).then(|| Target::File(Way::Kernel(way), file.into()))
     };
     if let Some(target) = [KernelWay::IoUring, KernelWay::Posix].into_iter().find_map(kernel) {
-        return Ok((target, IMAGE));
+        return Ok((target, file_bytes));
     }
     match PathKind::parse(text) {
         Ok(PathKind::EmulatedRam(bytes)) => Ok((Target::Ram, bytes)),
-        Ok(PathKind::EmulatedFile(file)) => Ok((Target::File(Way::Emulated, file), IMAGE)),
+        Ok(PathKind::EmulatedFile(file)) => Ok((Target::File(Way::Emulated, file), file_bytes)),
         Ok(other) => Err(Failure::usage(format!("--path: expected {KINDS}, got {other}"))),
         Err(error) => Err(Failure::usage(format!("--path: {error}"))),
     }
@@ -253,6 +259,8 @@ mod tests {
             ["--path", "/dev/nvme0n1"],
             ["--path", "emulated:/"],
             ["--path", "emulated:ram:3"],
+            ["--file-size", "8MiB"],
+            ["--file-size", "16777217"],
             ["--path", "posix:"],
             ["--path", "posix:/no/a,posix:/no/a"],
             ["--path", "posix:/no/a,noop"],
@@ -271,7 +279,7 @@ mod tests {
         for (target, forced) in plan.targets.iter().zip([None, Some(KernelWay::IoUring)]) {
             assert_eq!(plan.config(target).unwrap().unwrap().kernel_path.force, forced);
         }
-        let alone = super::targets(&["posix:/no/a".to_owned()]).unwrap().0;
+        let alone = super::targets(&["posix:/no/a".to_owned()], 1 << 30).unwrap().0;
         assert_eq!(alone[0].file(), Some(Path::new("/no/a")));
     }
 }

@@ -83,7 +83,7 @@ fn store(config: &Config, name: &Path) -> Result<Store, Failure> {
         high_watermark: 100,
         low_watermark: 100,
         deallocate: false,
-        ..config.open_options()
+        ..drives.open_options(config)
     };
     Store::open(drives.engines, options).map_err(|e| failed(e.into()))
 }

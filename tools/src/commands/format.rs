@@ -23,7 +23,8 @@ pub(crate) fn run(globals: &Globals, args: &FormatArgs, out: &Output) -> Result<
             return Err(failure);
         }
     };
-    let info = store::format(&drives.engines, &config.format_options(args.force))?;
+    let options = drives.format_options(&config, args.force);
+    let info = store::format(&drives.engines, &options)?;
     let choices = std::mem::take(&mut drives.choices);
     pool::release(&config, drives)?;
     let text = format!(

@@ -1,3 +1,4 @@
+use gcos::store::DriveHealth;
 use gcos::{DriveChoice, ObjectInfo, Stats, Store, units};
 use serde_json::json;
 
@@ -85,8 +86,15 @@ fn whole(store: &Store, choices: &[DriveChoice], out: &Output) -> Outcome {
             ),
         ),
     ];
+    let members = store.drives();
     for choice in choices {
         pairs.push(row("drive", format!("{}: {} ({})", choice.path, choice.way, choice.reason)));
+        let left = members.iter().filter(|member| member.name == choice.path);
+        let left =
+            left.filter(|member| member.demotions > 0 || member.health != DriveHealth::Online);
+        pairs.extend(left.map(|member| {
+            row("", format!("{:?}, now {} ({})", member.health, member.way, member.reason))
+        }));
         pairs.extend(choice.gpus.iter().map(|gpu| row("", gpu.clone())));
     }
     let document = json!({ "pool": pool, "drives": choices, "stats": stats, "recovery": recovery });
