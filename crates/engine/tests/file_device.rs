@@ -351,4 +351,7 @@ fn an_engine_finds_what_was_attached_to_it_and_shuts_it_down_first() {
     let read = vec![DeviceTransfer::read(0, buffer.as_slice())];
     let error = device.start(&stream, read, SECONDS).unwrap_err();
     assert_eq!(error.kind, IoErrorKind::Gone);
+    assert_eq!(rig.played.count(CuFileCount::Handles), 1);
+    drop((engine, device));
+    assert_eq!(rig.played.count(CuFileCount::Handles), 0, "the file was not let go of");
 }

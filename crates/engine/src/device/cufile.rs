@@ -33,6 +33,8 @@ const PIECE_BYTES: usize = 1 << 20;
 const PATIENCE: u32 = 3;
 /// Time for a copy on the GPU: far more than it takes.
 const COPY: Duration = Duration::from_secs(10);
+/// How long the end waits for the threads.
+const LET_GO: Duration = Duration::from_secs(2);
 /// How long a thread sleeps at most while there is nothing to do.
 const IDLE: Duration = Duration::from_millis(500);
 
@@ -253,8 +255,13 @@ impl Drop for ByCuFile {
     fn drop(&mut self) {
         self.queue.state.lock().closed = true;
         self.queue.changed.notify_all();
-        // A thread that the kernel does not let go of must not hold up whoever drops this.
+        // They let go of the file, which others may want to open next. One that the kernel does not let go of must
+        // not hold up whoever drops this for long.
+        let end = Instant::now() + LET_GO;
         for thread in std::mem::take(&mut *self.threads.lock()) {
+            while !thread.is_finished() && Instant::now() < end {
+                std::thread::sleep(Duration::from_millis(1));
+            }
             if thread.is_finished() && thread.join().is_err() {
                 tracing::error!("a thread of cuFile panicked");
             }
