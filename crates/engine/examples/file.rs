@@ -1,6 +1,6 @@
 //! The kernel's path beside fio, on one file: same blocks, same number at a time, taken in turns.
 //!
-//!     cargo run --release -p gcos-engine --example file -- FILE [SECONDS [MIB]]
+//!     cargo run --release -p gcos-engine --example file -- FILE [SECONDS [MIB [read|write]]]
 //!
 //! FILE is made, written out in full, and left for the next time. Without fio in the path it measures the
 //! engine alone.
@@ -35,17 +35,21 @@ struct Load {
 fn main() {
     let mut arguments = std::env::args().skip(1);
     let Some(file) = arguments.next() else {
-        eprintln!("usage: file FILE [SECONDS [MIB]]");
+        eprintln!("usage: file FILE [SECONDS [MIB [read|write]]]");
         return;
     };
     let seconds: f64 = arguments.next().map_or(2.0, |text| text.parse().unwrap());
     let size: u64 = arguments.next().map_or(2048, |text| text.parse::<u64>().unwrap()) << 20;
+    let only = arguments.next();
     let file = Path::new(&file);
     prepare(file, size);
     let fio = Command::new("fio").arg("--version").output().is_ok();
     println!("| op | block | at a time | fio io_uring | io_uring | ratio | POSIX | ratio |");
     println!("|---|---|---|---|---|---|---|---|");
-    for write in [false, true] {
+    for (write, name) in [(false, "read"), (true, "write")] {
+        if only.as_ref().is_some_and(|only| only != name) {
+            continue;
+        }
         for (bytes, depths) in
             [(1 << 20, &[1, 8, 32][..]), (8 << 20, &[1, 8, 32]), (4 << 10, &[1, 8, 32])]
         {

@@ -79,8 +79,10 @@ impl Ring {
     /// In words why the kernel does not let, and what to do.
     pub fn open(target: Arc<Target>, options: RingOptions) -> Result<Self, String> {
         let depth = options.depth.clamp(1, 4096);
-        let ring = IoUring::builder().dontfork().build(depth).map_err(|e| refused::setup(&e))?;
+        let mut ring =
+            IoUring::builder().dontfork().build(depth).map_err(|e| refused::setup(&e))?;
         refused::missing(&ring)?;
+        refused::tried(&mut ring)?;
         let registered = ring.submitter().register_files(&[target.fd().as_raw_fd()]).is_ok();
         Ok(Self {
             target,

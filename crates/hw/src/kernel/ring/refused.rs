@@ -2,8 +2,13 @@
 
 use std::fs;
 use std::io;
+use std::time::Duration;
 
+use io_uring::types::{SubmitArgs, Timespec};
 use io_uring::{IoUring, Probe, opcode};
+
+/// Time for a request that does nothing.
+const TRIAL: Duration = Duration::from_secs(2);
 
 /// Why the kernel sets up no ring.
 pub(super) fn setup(error: &io::Error) -> String {
@@ -67,6 +72,24 @@ pub(super) fn missing(ring: &IoUring) -> Result<(), String> {
     match needed.iter().find(|(_, code)| !probe.is_supported(*code)) {
         Some((name, _)) => Err(format!("this kernel's io_uring does not know {name}")),
         None => Ok(()),
+    }
+}
+
+/// Whether a ring that was set up works, too: a filter may forbid its use alone.
+pub(super) fn tried(ring: &mut IoUring) -> Result<(), String> {
+    let nothing = opcode::Nop::new().build();
+    // SAFETY: it points at nothing.
+    let pushed = unsafe { ring.submission().push(&nothing) };
+    let time = Timespec::from(TRIAL);
+    let entered = ring.submitter().submit_with_args(1, &SubmitArgs::new().timespec(&time));
+    if let Err(error) = entered
+        && !matches!(error.raw_os_error(), Some(libc::EINTR | libc::ETIME))
+    {
+        return Err(setup(&error));
+    }
+    match ring.completion().next() {
+        Some(answer) if pushed.is_ok() && answer.result() == 0 => Ok(()),
+        _ => Err(format!("the io_uring does not answer within {TRIAL:?}")),
     }
 }
 

@@ -229,19 +229,14 @@ fn instruction(code: u32, k: u32, jt: u8, jf: u8) -> libc::sock_filter {
     libc::sock_filter { code: code as u16, jt, jf, k }
 }
 
-#[test]
-fn a_thread_that_may_not_use_io_uring_learns_why() {
+/// Why there is no ring for a thread that may not make this call.
+fn without(call: libc::c_long) -> String {
     let target = file(1 << 20);
     let refused = thread::spawn(move || {
         let errno = libc::SECCOMP_RET_ERRNO | libc::EPERM as u32;
         let mut program = [
             instruction(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0),
-            instruction(
-                libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K,
-                libc::SYS_io_uring_setup as u32,
-                0,
-                1,
-            ),
+            instruction(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, call as u32, 0, 1),
             instruction(libc::BPF_RET | libc::BPF_K, errno, 0, 0),
             instruction(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ALLOW, 0, 0),
         ];
@@ -254,8 +249,17 @@ fn a_thread_that_may_not_use_io_uring_learns_why() {
         }
         Ring::open(target, RingOptions::default()).unwrap_err()
     });
-    let reason = refused.join().unwrap();
-    assert!(reason.contains("forbidden to this process"), "{reason}");
+    refused.join().unwrap()
+}
+
+#[test]
+fn a_thread_that_may_not_use_io_uring_learns_why() {
+    for call in [libc::SYS_io_uring_setup, libc::SYS_io_uring_enter] {
+        let reason = without(call);
+        assert!(reason.contains("forbidden to this process"), "{reason}");
+    }
+    let reason = without(libc::SYS_io_uring_register);
+    assert!(reason.contains("does not say what its io_uring can do"), "{reason}");
 }
 
 #[test]
