@@ -2,7 +2,8 @@
 
 use gcos_emulator::{Action, Rule};
 use gcos_engine::{DemotionRules, IoErrorKind};
-use gcos_store::{DriveHealth, MissReason, PutOptions, StoreError};
+use gcos_layout::media::ZoneChunks;
+use gcos_store::{DriveHealth, FormatOptions, MissReason, PutOptions, StoreError, format};
 
 use crate::faulty::At;
 use crate::rig::{MIB, PATIENCE, Plan, Rig, bytes};
@@ -135,4 +136,21 @@ fn a_pool_of_nothing_but_spill_is_refused() {
     let options = gcos_store::OpenOptions { spill: Some(0), ..Default::default() };
     let error = gcos_store::Store::open(engines, options).unwrap_err().to_string();
     assert!(error.contains("one of several drives"), "{error}");
+}
+
+#[test]
+fn a_drive_for_spill_is_used_whole_whatever_capacity_the_others_are_given() {
+    let mut rig = Rig::new(plan(&[24 * MIB, 12 * MIB]));
+    rig.close();
+    let chunks = ZoneChunks { superblock: 4096, meta: 65_536, data: 512 << 10 };
+    let capacity = Some(16 * MIB);
+    let options = FormatOptions { chunks, capacity, force: true, ..FormatOptions::default() };
+    let refused = format(&rig.engines(), &options).unwrap_err().to_string();
+    assert!(refused.contains("at most the 12582912 bytes"), "{refused}");
+    format(&rig.engines(), &FormatOptions { spill: Some(1), ..options }).unwrap();
+    let store = rig.open(2).unwrap();
+    let of = |drive: usize| store.drives()[drive].capacity_bytes;
+    assert!((12 * MIB..16 * MIB).contains(&of(0)), "{}", of(0));
+    assert!((8 * MIB..12 * MIB).contains(&of(1)), "{}", of(1));
+    assert_eq!(store.stats().spill_capacity_bytes, of(1));
 }
