@@ -306,6 +306,22 @@ impl<'d, 'a> Ring<'d, 'a> {
         let next = bytes.get(8..16) == Some(place.sequence.to_le_bytes().as_slice());
         let epoch = bytes.get(16..24)?.try_into().ok().map(u64::from_le_bytes);
         let epoch = whole_but_for_epoch(bytes, &uuid, latest).or(epoch);
-        epoch.filter(|_| usize::from(magic) + usize::from(ours) + usize::from(next) >= 2)
+        // A frame of an older pool may stand here, with the same number: its drive is another one. Where
+        // only the drive is damaged, the frame is whole with ours.
+        let whole = || whole_but_for_drive(bytes, &uuid);
+        epoch.filter(|_| match (magic, ours, next) {
+            (true, true, _) | (_, true, true) => true,
+            (true, false, true) => whole(),
+            _ => false,
+        })
     }
+}
+
+/// Whether a frame verifies that states another drive, once it states this one.
+fn whole_but_for_drive(bytes: &[u8], uuid: &Uuid) -> bool {
+    let mut frame = bytes.get(..MAX_FRAME_BLOCKS * BLOCK_BYTES).unwrap_or(bytes).to_vec();
+    if let (Some(field), Some(id)) = (frame.get_mut(40..48), uuid.get(..8)) {
+        field.copy_from_slice(id);
+    }
+    JournalFrame::decode(&frame, uuid).is_ok()
 }

@@ -54,6 +54,18 @@ fn the_order_in_which_drives_are_given_does_not_matter() {
 }
 
 #[test]
+fn what_an_older_pool_left_in_the_ring_is_no_torn_frame() {
+    let mut old = Builder::with(1, 2, 1);
+    old.put(b"old", 5000, 0);
+    let new = Builder::with(1, 3, 1);
+    let at = usize::try_from(new.ring(0)).unwrap();
+    let frame = &old.drives[0].image()[at..at + 4096];
+    new.drives[0].put(new.ring(0), frame);
+    let report = look(&new.drives);
+    assert!(report.findings.is_empty(), "{:?}", report.findings);
+}
+
+#[test]
 fn a_repair_of_a_clean_pool_writes_nothing() {
     let (b, _) = Builder::sample();
     assert_clean(&repair(&b.drives));

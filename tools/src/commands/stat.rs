@@ -97,7 +97,9 @@ fn whole(store: &Store, choices: &[DriveChoice], out: &Output) -> Outcome {
         }));
         pairs.extend(choice.gpus.iter().map(|gpu| row("", gpu.clone())));
     }
-    let document = json!({ "pool": pool, "drives": choices, "stats": stats, "recovery": recovery });
+    let document = json!({
+        "pool": pool, "drives": choices, "members": members, "stats": stats, "recovery": recovery
+    });
     out.result(&document, table(&[], rows(pairs), &[]));
     Outcome::Good
 }
