@@ -177,7 +177,8 @@ fn by_fio(file: &Path, size: u64, load: Load, seconds: f64) -> f64 {
         format!("--rw={}", if load.write { "randwrite" } else { "randread" }),
         format!("--bs={}", load.bytes),
         format!("--iodepth={}", load.depth),
-        format!("--runtime={seconds}"),
+        // Fractions of a second would be cut off, and with none left it runs over the whole file.
+        format!("--runtime={}ms", (seconds * 1e3).ceil()),
     ];
     let output = Command::new("fio").args(arguments).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
