@@ -154,6 +154,8 @@ fn a_drive_that_is_pulled_out_costs_no_put_and_nothing_acknowledged() {
 fn a_controller_that_fails_its_reset_costs_no_put_and_nothing_acknowledged() {
     let patience = Duration::from_millis(500);
     let rig = Rig::new(Plan { patience, ..plan(2, 1, DemotionRules::default()) });
+    // It has something to read, so that it is asked for something after the reset, whatever else.
+    (2000..2010).for_each(|key| rig.put(key).unwrap());
     under_way(&rig, || {
         rig.drives[0].emulator.faults().add(Rule::any(Action::Hold));
     });
