@@ -6,8 +6,9 @@
 use std::hash::BuildHasher;
 use std::mem::size_of;
 
-use gcos_layout::media::{FormatError, Location, PutRecord, Shape};
+use gcos_layout::media::{FormatError, Location, PutRecord, PutView, Shape};
 use hashbrown::{DefaultHashBuilder, HashTable};
+use smallvec::SmallVec;
 
 use crate::canary;
 
@@ -59,7 +60,60 @@ pub(crate) struct Entry {
 
 const _: () = assert!(size_of::<Entry>() == 56, "the index budget counts on 56-byte entries");
 
+/// What is known of an object that goes into the index.
+#[derive(Debug, Clone)]
+pub(crate) struct Parts<'a> {
+    pub(crate) key: &'a [u8],
+    pub(crate) generation: u64,
+    root: u32,
+    expiry: u32,
+    shape: Shape,
+    pub(crate) head: Location,
+    pieces: SmallVec<[Location; 8]>,
+}
+
+impl<'a> From<&'a PutRecord> for Parts<'a> {
+    fn from(record: &'a PutRecord) -> Self {
+        let &PutRecord { ref key, generation, root, expiry, shape, head, ref pieces } = record;
+        let pieces = SmallVec::from_slice(pieces);
+        Self { key, generation, root, expiry, shape, head, pieces }
+    }
+}
+
+impl<'a> From<PutView<'a>> for Parts<'a> {
+    fn from(view: PutView<'a>) -> Self {
+        let PutView { key, generation, root, expiry, shape, head, .. } = view;
+        Self { key, generation, root, expiry, shape, head, pieces: view.pieces().collect() }
+    }
+}
+
 impl Entry {
+    /// An entry for an object, in no state and no order.
+    fn new(object: &Parts<'_>) -> Result<Self, FormatError> {
+        let extra = if object.pieces.is_empty() { 0 } else { 2 };
+        let len = object.key.len() + extra + Location::BYTES * object.pieces.len();
+        let mut blob = Vec::with_capacity(len);
+        blob.extend_from_slice(object.key);
+        if !object.pieces.is_empty() {
+            blob.extend_from_slice(&object.shape.piece_grains().to_le_bytes());
+            for piece in &object.pieces {
+                blob.extend_from_slice(&piece.encode()?);
+            }
+        }
+        Ok(Self {
+            blob: blob.into_boxed_slice(),
+            generation: object.generation,
+            root: object.root,
+            payload_len: object.shape.payload_len(),
+            expiry: object.expiry,
+            newer: NONE,
+            older: NONE,
+            head: object.head.encode()?,
+            key_and_state: u16::try_from(object.key.len()).unwrap_or(KEY_MASK) & KEY_MASK,
+            ..Self::default()
+        })
+    }
+
     pub(crate) fn state(&self) -> EntryState {
         match self.key_and_state >> STATE_SHIFT {
             0 => EntryState::Vacant,
@@ -202,34 +256,46 @@ impl Index {
 
     /// Fills in a new entry.
     pub(crate) fn fill(&mut self, id: Id, record: &PutRecord) -> Result<(), FormatError> {
-        let mut blob = Vec::with_capacity(record.key.len() + 2 + 6 * record.pieces.len());
-        blob.extend_from_slice(&record.key);
-        if !record.pieces.is_empty() {
-            blob.extend_from_slice(&record.shape.piece_grains().to_le_bytes());
-            for piece in &record.pieces {
-                blob.extend_from_slice(&piece.encode()?);
-            }
-        }
-        let mut entry = Entry {
-            blob: blob.into_boxed_slice(),
-            generation: record.generation,
-            root: record.root,
-            payload_len: record.shape.payload_len(),
-            expiry: record.expiry,
-            newer: NONE,
-            older: NONE,
-            head: record.head.encode()?,
-            key_and_state: u16::try_from(record.key.len()).unwrap_or(KEY_MASK) & KEY_MASK,
-            ..Entry::default()
-        };
+        let mut entry = Entry::new(&Parts::from(record))?;
         entry.set_state(EntryState::Pending);
-        let (blob, key) = (entry.blob.len(), record.key.len());
-        if let Some(slot) = self.entry_mut(id) {
-            let before = std::mem::replace(slot, entry);
-            self.blob_bytes = self.blob_bytes + blob - before.blob.len();
-            self.key_bytes = self.key_bytes + key - before.key_len();
-        }
+        self.count(&entry);
+        let before = match self.entry_mut(id) {
+            Some(slot) => std::mem::replace(slot, entry),
+            None => entry,
+        };
+        self.discount(&before);
         Ok(())
+    }
+
+    /// Adds an object that a recovery has found, visible and on record, under the hash of its key. It is in
+    /// no order of use before [`Index::order`] puts all of them there. The caller has made sure that no other
+    /// entry of its key is live.
+    pub(crate) fn enter(&mut self, hash: u64, object: &Parts<'_>) -> Result<Id, FormatError> {
+        let mut entry = Entry::new(object)?;
+        entry.set_state(EntryState::Live);
+        entry.set_recorded();
+        self.count(&entry);
+        let id = self.store(entry);
+        self.live += 1;
+        let (pages, hasher) = (&self.pages, &self.hasher);
+        self.table.insert_unique(hash, id, |&id| hash_entry(pages, hasher, id));
+        Ok(id)
+    }
+
+    /// Makes the order of use this one, the least recently used first.
+    pub(crate) fn order(&mut self, oldest_first: impl IntoIterator<Item = Id>) {
+        (self.oldest, self.newest) = (NONE, NONE);
+        oldest_first.into_iter().for_each(|id| self.link_newest(id));
+    }
+
+    fn count(&mut self, entry: &Entry) {
+        self.blob_bytes += entry.blob.len();
+        self.key_bytes += entry.key_len();
+    }
+
+    fn discount(&mut self, entry: &Entry) {
+        self.blob_bytes -= entry.blob.len();
+        self.key_bytes -= entry.key_len();
     }
 
     fn store(&mut self, entry: Entry) -> Id {
@@ -269,11 +335,19 @@ impl Index {
         self.vacant = id;
     }
 
+    /// The hash by which a key is found.
+    pub(crate) fn hash(&self, key: &[u8]) -> u64 {
+        canary::weak_hash(key).unwrap_or_else(|| self.hasher.hash_one(key))
+    }
+
     pub(crate) fn find(&self, key: &[u8]) -> Option<Id> {
-        let weak = canary::weak_hash(key);
-        let hash = weak.unwrap_or_else(|| self.hasher.hash_one(key));
-        let is =
-            |&id: &Id| self.entry(id).is_some_and(|entry| entry.key() == key || weak.is_some());
+        self.find_hashed(self.hash(key), key)
+    }
+
+    /// As [`Index::find`], with the key's [`Index::hash`].
+    pub(crate) fn find_hashed(&self, hash: u64, key: &[u8]) -> Option<Id> {
+        let weak = canary::weak_hash(key).is_some();
+        let is = |&id: &Id| self.entry(id).is_some_and(|entry| entry.key() == key || weak);
         self.table.find(hash, is).copied()
     }
 

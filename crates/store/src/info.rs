@@ -115,6 +115,12 @@ pub struct RecoveryReport {
     pub superblock_copies_repaired: u64,
     /// Time that recovery took, in microseconds.
     pub micros: u64,
+    /// Of that: reading checkpoints into the index.
+    pub checkpoint_micros: u64,
+    /// Of that: reading journals, and applying them.
+    pub journal_micros: u64,
+    /// Of that: giving objects their space, and their order of age.
+    pub space_micros: u64,
 }
 
 /// Identity and size of a pool.

@@ -1,18 +1,20 @@
 //! Opening a pool: from superblocks, checkpoints and journals to an index.
 
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use gcos_engine::{Engine, IoErrorKind, Request};
 use gcos_layout::media::{
-    BLOCK_BYTES, CHECKPOINT_PAGE_BYTES, CheckpointHeader, CheckpointPage, DriveState, MAX_EPOCH,
-    MAX_SEQUENCE, PutRecord, Record, RemoveRecord, Superblock, Uuid, VERSION_MINOR,
+    BLOCK_BYTES, CHECKPOINT_PAGE_BYTES, CheckpointHeader, DriveState, MAX_EPOCH, MAX_SEQUENCE,
+    PackedPage, Record, RemoveRecord, Superblock, Uuid, VERSION_MINOR,
 };
 use smallvec::SmallVec;
 
 use crate::alloc::Allocator;
 use crate::canary::{self, Canary};
 use crate::drive::{BlockIo, Drive, read_superblock, truncated};
-use crate::index::{Id, Index};
+use crate::index::{Id, Index, Parts};
 use crate::journal::{Item, Journal, Start, Writer, start_of};
 use crate::pool::{Member, Pool};
 use crate::ring::Ring;
@@ -21,7 +23,7 @@ use crate::state::{Space, State};
 use crate::{OpenOptions, RecoveryReport, StoreError, checkpoint, turns};
 
 /// Checkpoint pages read at a time, in flight together.
-const READ_DEPTH: u32 = 16;
+const READ_DEPTH: usize = 16;
 /// Bits of a generation that count within an epoch.
 const GENERATION_BITS: u32 = 40;
 /// More than one run counts anything up.
@@ -40,6 +42,9 @@ struct Loaded {
     records: u64,
     hole: bool,
     older_used: bool,
+    /// Time spent on the checkpoint, and on the journal.
+    checkpoint: Duration,
+    journal: Duration,
 }
 
 /// Opens the pool that these drives, in any order, belong to.
@@ -69,6 +74,8 @@ pub(crate) fn open(
         };
         let (member, loaded) = load(found, epoch, &mut index, &mut losers)?;
         report.journal_records += loaded.records;
+        report.checkpoint_micros += micros(loaded.checkpoint);
+        report.journal_micros += micros(loaded.journal);
         removes.extend(loaded.removes.into_iter().map(|remove| (number, remove)));
         if loaded.hole {
             report.journal_holes.push(number);
@@ -92,13 +99,18 @@ pub(crate) fn open(
             index.free(id);
         }
     }
-    let highest = index.live().map(|(_, entry)| entry.generation).max().unwrap_or(0);
+    let settling = turns::now();
+    // The oldest first.
+    let mut order: Vec<(u64, Id)> = index.live().map(|(id, e)| (e.generation, id)).collect();
+    order.sort_unstable();
+    let highest = order.last().map_or(0, |&(generation, _)| generation);
     if let Some(member) = members.iter().flatten().next() {
         check_room(&member.drive.io, "highest generation", highest, (1 << 63) - RUN_ROOM)?;
     }
     // Unique also if this epoch was used before, by drives that are missing now.
     let next_generation = (epoch << GENERATION_BITS).max(highest) + 1;
-    let state = settle(index, &members, &mut losers, &mut report);
+    let state = settle(index, order, &members, &mut losers, &mut report);
+    report.space_micros = micros(turns::now() - settling);
     report.objects = state.index.len() as u64;
     let is_spill = |member: &&Member| {
         spill.as_ref().is_some_and(|spill| Arc::ptr_eq(spill, &member.drive.io.engine))
@@ -113,8 +125,12 @@ pub(crate) fn open(
         })?;
     }
     bury(&pool, losers)?;
-    report.micros = u64::try_from((turns::now() - begun).as_micros()).unwrap_or(u64::MAX);
+    report.micros = micros(turns::now() - begun);
     Ok((pool, report))
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// The drive that is for spill, if one is.
@@ -247,6 +263,7 @@ fn load(
     let ring = drive.zones.journal_blocks();
     let origin = Start { sequence: 1, position: ring, previous: 0 };
     let mut loaded = Loaded::default();
+    let begun = turns::now();
 
     let (headers, damaged) = read_headers(&drive, &drive_uuid)?;
     let mut number = 0;
@@ -281,7 +298,9 @@ fn load(
                 .to_owned(),
         });
     }
+    let read = turns::now();
     let next = replay(&drive, &drive_uuid, newest, index, losers, &mut loaded)?;
+    (loaded.checkpoint, loaded.journal) = (read - begun, turns::now() - read);
     let most = MAX_SEQUENCE - RUN_ROOM;
     check_room(&drive.io, "journal sequence", next.sequence, most)?;
     check_room(&drive.io, "checkpoint number", number, most)?;
@@ -343,43 +362,42 @@ fn load_checkpoint(
     if u64::from(header.pages) > room {
         return Ok(false);
     }
-    // Two passes over the pages would cost twice the reading; instead the records of all pages are
-    // kept until the last one has verified.
+    // Two passes over the pages would cost twice the reading; instead the records of all pages are kept, as
+    // they lie there, until the last one has verified.
     let mut pages = Vec::with_capacity(header.pages as usize);
-    let mut first = 0;
-    while first < header.pages {
-        let count = READ_DEPTH.min(header.pages - first);
-        let mut reads = Vec::with_capacity(count as usize);
-        for page in first..first + count {
+    let mut reads = VecDeque::with_capacity(READ_DEPTH);
+    let mut asked = 0..header.pages;
+    let mut bytes = vec![0; CHECKPOINT_PAGE_BYTES];
+    loop {
+        while reads.len() < READ_DEPTH
+            && let Some(page) = asked.next()
+        {
             let lease = drive.io.staging.take(CHECKPOINT_PAGE_BYTES)?;
             let slice = lease.slice(0, CHECKPOINT_PAGE_BYTES)?;
             let at = area + u64::from(page) * CHECKPOINT_PAGE_BYTES as u64;
             let read = Request::read(at, slice.clone(), drive.io.deadline);
-            reads.push((page, drive.io.engine.submit(read)?, slice, lease));
+            reads.push_back((page, drive.io.engine.submit(read)?, slice, lease));
         }
-        let mut bytes = vec![0; CHECKPOINT_PAGE_BYTES];
-        for (page, ticket, slice, _lease) in reads {
-            if let Err(error) = ticket.wait() {
-                tracing::error!(drive = drive.io.name(), page, %error, "checkpoint unreadable");
-                return match error.kind {
-                    IoErrorKind::Media => Ok(false),
-                    _ => Err(error.into()),
-                };
-            }
-            slice.read(0, &mut bytes)?;
-            match CheckpointPage::decode(&bytes, header.number, page) {
-                Ok(page) => pages.push(page),
-                Err(_) if canary::on(Canary::TornCheckpoint) => {}
-                Err(error) => {
-                    tracing::error!(drive = drive.io.name(), page, %error, "checkpoint damaged");
-                    return Ok(false);
-                }
+        let Some((page, ticket, slice, _lease)) = reads.pop_front() else { break };
+        if let Err(error) = ticket.wait() {
+            tracing::error!(drive = drive.io.name(), page, %error, "checkpoint unreadable");
+            return match error.kind {
+                IoErrorKind::Media => Ok(false),
+                _ => Err(error.into()),
+            };
+        }
+        slice.read(0, &mut bytes)?;
+        match PackedPage::verify(&bytes, header.number, page) {
+            Ok(page) => pages.push(page),
+            Err(_) if canary::on(Canary::TornCheckpoint) => {}
+            Err(error) => {
+                tracing::error!(drive = drive.io.name(), page, %error, "checkpoint damaged");
+                return Ok(false);
             }
         }
-        first += count;
     }
     let sum = CheckpointHeader::sum_pages(pages.iter().map(|page| page.checksum));
-    let records: u64 = pages.iter().map(|page| page.records.len() as u64).sum();
+    let records: u64 = pages.iter().map(|page| u64::from(page.count())).sum();
     let whole = sum == header.pages_checksum && records == header.records;
     if !whole && !canary::on(Canary::TornCheckpoint) {
         tracing::error!(drive = drive.io.name(), "checkpoint pages do not belong together");
@@ -387,8 +405,8 @@ fn load_checkpoint(
     }
     index.reserve(usize::try_from(records).unwrap_or(0));
     for page in pages {
-        for record in &page.records {
-            admit(drive, record, index, losers);
+        for view in page.records() {
+            admit(drive, &Parts::from(view), index, losers);
         }
     }
     Ok(true)
@@ -397,46 +415,37 @@ fn load_checkpoint(
 /// Enters an object that a record on `drive` names, unless a newer one of its key is there.
 fn admit(
     drive: &Drive,
-    record: &PutRecord,
+    object: &Parts<'_>,
     index: &mut Index,
     losers: &mut Vec<(u8, RemoveRecord)>,
 ) {
-    if record.head.drive != drive.index {
-        let key = record.key.escape_ascii();
+    if object.head.drive != drive.index {
+        let key = object.key.escape_ascii();
         tracing::error!(drive = drive.io.name(), %key, "record of another drive's object skipped");
         return;
     }
     let mut lose = |drive: u8, generation| {
-        losers.push((drive, RemoveRecord { key: record.key.clone(), generation }));
+        losers.push((drive, RemoveRecord { key: object.key.to_vec(), generation }));
     };
-    if let Some(old) = index.find(&record.key) {
+    let hash = index.hash(object.key);
+    if let Some(old) = index.find_hashed(hash, object.key) {
         let Some(entry) = index.entry(old) else { return };
         let (generation, drive) = (entry.generation, entry.head().drive);
-        if generation >= record.generation && !canary::on(Canary::GenerationIgnored) {
+        if generation >= object.generation && !canary::on(Canary::GenerationIgnored) {
             // The same record twice (checkpoint and journal) is the usual case.
-            if generation > record.generation && drive != record.head.drive {
-                lose(record.head.drive, record.generation);
+            if generation > object.generation && drive != object.head.drive {
+                lose(object.head.drive, object.generation);
             }
             return;
         }
-        if drive != record.head.drive {
+        if drive != object.head.drive {
             lose(drive, generation);
         }
         index.doom(old);
         index.free(old);
     }
-    let id = index.add();
-    match index.fill(id, record) {
-        Ok(()) => {
-            if let Some(entry) = index.entry_mut(id) {
-                entry.set_recorded();
-            }
-            index.make_live(id);
-        }
-        Err(error) => {
-            tracing::error!(%error, "unusable record skipped");
-            index.free(id);
-        }
+    if let Err(error) = index.enter(hash, object) {
+        tracing::error!(%error, "unusable record skipped");
     }
 }
 
@@ -458,7 +467,7 @@ fn replay(
         for record in frame.records {
             loaded.records += 1;
             match record {
-                Record::Put(put) => admit(drive, &put, index, losers),
+                Record::Put(put) => admit(drive, &Parts::from(&put), index, losers),
                 Record::Remove(remove) => loaded.removes.push(remove),
             }
         }
@@ -483,14 +492,51 @@ fn replay(
     Ok(next)
 }
 
-/// Gives every object its space. Of objects that overlap the newest stays.
+/// Gives every object its space. Of objects that overlap the newest stays. `order`: all, the oldest first.
 fn settle(
     mut index: Index,
+    mut order: Vec<(u64, Id)>,
     members: &[Option<Member>],
     losers: &mut Vec<(u8, RemoveRecord)>,
     report: &mut RecoveryReport,
 ) -> State {
-    let spaces = members.iter().map(|member| {
+    let mut spaces = vacant(members);
+    // Where nothing overlaps it is all the same who claims first, and the order in which objects lie in
+    // memory is much faster than that of their age.
+    if !index.live().all(|(id, _)| claim(&mut spaces, &index, id).is_ok()) {
+        spaces = vacant(members);
+        let mut dropped = HashSet::new();
+        // Newest first: whoever is in the way of an object is newer than it.
+        for &(_, id) in order.iter().rev() {
+            if claim(&mut spaces, &index, id).is_ok() {
+                continue;
+            }
+            report.overlapping_dropped += 1;
+            if let Some(entry) = index.entry(id) {
+                let key = entry.key().to_vec();
+                tracing::warn!(key = %key.escape_ascii(), "object dropped: its space is taken");
+                let generation = entry.generation;
+                losers.push((entry.head().drive, RemoveRecord { key, generation }));
+            }
+            dropped.insert(id);
+            index.doom(id);
+            index.free(id);
+        }
+        order.retain(|(_, id)| !dropped.contains(id));
+    }
+    for space in spaces.iter_mut().flatten() {
+        space.alloc.settle();
+    }
+    let payload_bytes = index.live().map(|(_, entry)| u64::from(entry.payload_len())).sum();
+    index.order(order.iter().map(|&(_, id)| id));
+    let mut state = State::new(index, spaces);
+    state.payload_bytes = payload_bytes;
+    state
+}
+
+/// The space of each drive, with nothing in it.
+fn vacant(members: &[Option<Member>]) -> Vec<Option<Space>> {
+    let space = |member: &Option<Member>| {
         let zones = &member.as_ref()?.drive.zones;
         Some(Space {
             alloc: Allocator::new(zones.data_chunks(), zones.chunk_blocks()),
@@ -498,37 +544,8 @@ fn settle(
             // Objects that come and go while a checkpoint is written may both be in it.
             meta_capacity: checkpoint::record_capacity(zones) / 8 * 7,
         })
-    });
-    let mut state = State::new(Index::default(), spaces.collect());
-    let mut order: Vec<(u64, Id)> = index.live().map(|(id, e)| (e.generation, id)).collect();
-    // Newest first: whoever is in the way of an object is newer than it.
-    order.sort_unstable_by_key(|&(generation, _)| std::cmp::Reverse(generation));
-    let mut kept = Vec::with_capacity(order.len());
-    for (_, id) in order {
-        match claim(&mut state.spaces, &index, id) {
-            Ok(()) => kept.push(id),
-            Err(()) => {
-                report.overlapping_dropped += 1;
-                if let Some(entry) = index.entry(id) {
-                    let key = entry.key().to_vec();
-                    tracing::warn!(key = %key.escape_ascii(), "object dropped: its space is taken");
-                    let generation = entry.generation;
-                    losers.push((entry.head().drive, RemoveRecord { key, generation }));
-                }
-                index.doom(id);
-                index.free(id);
-            }
-        }
-    }
-    for space in state.spaces.iter_mut().flatten() {
-        space.alloc.settle();
-    }
-    for &id in kept.iter().rev() {
-        index.touch(id);
-        state.payload_bytes += index.entry(id).map_or(0, |e| u64::from(e.payload_len()));
-    }
-    state.index = index;
-    state
+    };
+    members.iter().map(space).collect()
 }
 
 /// Takes the slots of an object on the drives that are present; all or none.

@@ -1,5 +1,5 @@
 use super::bytes::{get, get_u32, get_u64, put, put_u32, put_u64};
-use super::journal::decode_records;
+use super::record::PutView;
 use super::{BLOCK_BYTES, FormatError, MAX_SEQUENCE, PutRecord, Record, Uuid};
 use crate::checksum::{Crc32c, crc32c};
 
@@ -171,6 +171,26 @@ impl CheckpointPage {
     /// # Errors
     /// [`FormatError`]: not that page, damaged, or nonsense.
     pub fn decode(bytes: &[u8], checkpoint: u64, page: u32) -> Result<Self, FormatError> {
+        let PackedPage { checksum, body, .. } = PackedPage::verify(bytes, checkpoint, page)?;
+        Ok(Self { checksum, records: views(&body).map(|view| view.to_record()).collect() })
+    }
+}
+
+/// A verified page whose records are still encoded: a fraction of the memory of a [`CheckpointPage`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PackedPage {
+    /// Its checksum.
+    pub checksum: u32,
+    count: u32,
+    body: Box<[u8]>,
+}
+
+impl PackedPage {
+    /// Verifies page `page` of checkpoint `checkpoint`: its checksum, and each record.
+    ///
+    /// # Errors
+    /// [`FormatError`]: not that page, damaged, or nonsense.
+    pub fn verify(bytes: &[u8], checkpoint: u64, page: u32) -> Result<Self, FormatError> {
         let Some(b) = bytes.get(..CHECKPOINT_PAGE_BYTES) else {
             let (expected, got) = (CHECKPOINT_PAGE_BYTES, bytes.len());
             return Err(FormatError::Short { what: PAGE, expected, got });
@@ -187,15 +207,41 @@ impl CheckpointPage {
         if get_u64(b, 8) != checkpoint || get_u32(b, 16) != page {
             return refuse("number", get_u32(b, 16).into(), "its place in this checkpoint");
         }
-        let mut records = Vec::new();
-        for record in decode_records(PAGE, b, PAGE_FRONT, get_u32(b, 24), get_u32(b, 20))? {
-            match record {
-                Record::Put(put) => records.push(put),
-                Record::Remove(_) => return refuse("record kind", 2, "put records only"),
-            }
+        let (count, used) = (get_u32(b, 20), get_u32(b, 24));
+        let end = PAGE_FRONT.saturating_add(used as usize);
+        let Some(body) = b.get(PAGE_FRONT..end) else {
+            return refuse("bytes of records", used.into(), "within the structure");
+        };
+        let (mut left, mut found) = (body, 0u32);
+        while !left.is_empty() {
+            left = PutView::next(left)?.1;
+            found = found.saturating_add(1);
         }
-        Ok(Self { checksum: stored, records })
+        if found != count {
+            return refuse("number of records", count.into(), "as many as there are");
+        }
+        Ok(Self { checksum: stored, count, body: body.into() })
     }
+
+    /// Number of records.
+    #[must_use]
+    pub fn count(&self) -> u32 {
+        self.count
+    }
+
+    /// The records.
+    pub fn records(&self) -> impl Iterator<Item = PutView<'_>> {
+        views(&self.body)
+    }
+}
+
+/// Records of which each has been decoded once.
+fn views(mut left: &[u8]) -> impl Iterator<Item = PutView<'_>> {
+    std::iter::from_fn(move || {
+        let (view, rest) = PutView::next(left).ok()?;
+        left = rest;
+        Some(view)
+    })
 }
 
 #[cfg(test)]
@@ -245,8 +291,11 @@ mod tests {
         assert!(builder.is_empty());
         assert_eq!(
             CheckpointPage::decode(&bytes, 7, 2).unwrap(),
-            CheckpointPage { checksum, records }
+            CheckpointPage { checksum, records: records.clone() }
         );
+        let packed = PackedPage::verify(&bytes, 7, 2).unwrap();
+        assert_eq!((packed.checksum, packed.count() as usize), (checksum, records.len()));
+        assert!(packed.records().map(|view| view.to_record()).eq(records.iter().cloned()));
         assert!(CheckpointPage::decode(&bytes, 6, 2).is_err());
         assert!(CheckpointPage::decode(&bytes, 7, 3).is_err());
         for i in (0..bytes.len()).step_by(7) {

@@ -126,7 +126,7 @@ impl JournalFrame {
 }
 
 /// `count` records in `used` bytes from `at` on, all of them and nothing else.
-pub(super) fn decode_records(
+fn decode_records(
     what: &'static str,
     bytes: &[u8],
     at: usize,

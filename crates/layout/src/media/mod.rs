@@ -11,12 +11,14 @@ mod shape;
 mod superblock;
 mod zones;
 
-pub use checkpoint::{CHECKPOINT_PAGE_BYTES, CheckpointHeader, CheckpointPage, PageBuilder};
+pub use checkpoint::{
+    CHECKPOINT_PAGE_BYTES, CheckpointHeader, CheckpointPage, PackedPage, PageBuilder,
+};
 pub use error::FormatError;
 pub use header::ObjectHeader;
 pub use journal::{FrameBuilder, JournalFrame, MAX_FRAME_BLOCKS};
 pub use location::Location;
-pub use record::{PutRecord, Record, RemoveRecord};
+pub use record::{PutRecord, PutView, Record, RemoveRecord};
 pub use shape::{PayloadPart, Shape, SlotClass};
 pub use superblock::{DriveState, Superblock, VERSION_MAJOR, VERSION_MINOR};
 pub use zones::{MAX_CHUNKS, ZoneChunks, ZoneMap};

@@ -67,19 +67,24 @@ impl Record {
     /// # Errors
     /// [`FormatError::Field`] when a field is nonsense.
     pub fn decode(bytes: &[u8]) -> Result<(Self, usize), FormatError> {
-        let len = usize::from(get_u16(bytes, 0));
-        let body = match bytes.get(..len) {
-            Some(body) if len >= FRONT => body,
-            _ => return Err(refuse("length", len as u64, "36 or more, within its frame or page")),
-        };
+        let (body, _) = split(bytes)?;
         let [kind] = get(body, 2);
         let record = match kind {
             KIND_PUT => Record::Put(PutRecord::decode(body)?),
             KIND_REMOVE => Record::Remove(RemoveRecord::decode(body)?),
             other => return Err(refuse("kind", other.into(), "1 (put) or 2 (remove)")),
         };
-        Ok((record, len))
+        Ok((record, body.len()))
     }
+}
+
+/// The record at the start of `bytes`, by the length that it states, and what is behind it.
+fn split(bytes: &[u8]) -> Result<(&[u8], &[u8]), FormatError> {
+    let len = usize::from(get_u16(bytes, 0));
+    bytes
+        .split_at_checked(len)
+        .filter(|_| len >= FRONT)
+        .ok_or_else(|| refuse("length", len as u64, "36 or more, within its frame or page"))
 }
 
 fn refuse(field: &'static str, got: u64, expected: &'static str) -> FormatError {
@@ -146,22 +151,70 @@ impl PutRecord {
     }
 
     fn decode(body: &[u8]) -> Result<Self, FormatError> {
+        PutView::decode(body).map(|view| view.to_record())
+    }
+}
+
+/// A put record where it lies, in a structure that has been verified: for those who look at very many and keep
+/// few of their parts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PutView<'a> {
+    /// Key.
+    pub key: &'a [u8],
+    /// Generation of the object.
+    pub generation: u64,
+    /// CRC-32C of the object header.
+    pub root: u32,
+    /// Expiry, seconds since 1970, 0 = none.
+    pub expiry: u32,
+    /// How the payload is cut.
+    pub shape: Shape,
+    /// Where the head is.
+    pub head: Location,
+    pieces: &'a [[u8; Location::BYTES]],
+}
+
+impl<'a> PutView<'a> {
+    /// Where the pieces are; as many as the shape says.
+    pub fn pieces(&self) -> impl ExactSizeIterator<Item = Location> + use<'a> {
+        self.pieces.iter().map(|bytes| Location::decode(*bytes))
+    }
+
+    /// The record.
+    #[must_use]
+    pub fn to_record(&self) -> PutRecord {
+        let Self { key, generation, root, expiry, shape, head, .. } = *self;
+        let pieces = self.pieces().collect();
+        PutRecord { key: key.to_vec(), generation, root, expiry, shape, head, pieces }
+    }
+
+    /// Decodes a record of the length that it states.
+    pub(super) fn decode(body: &'a [u8]) -> Result<Self, FormatError> {
         let count = get_u16(body, 18);
-        if get_u64(body, 8) >> 63 != 0 {
-            return Err(refuse("generation", get_u64(body, 8), "below 2^63"));
+        let generation = get_u64(body, 8);
+        if generation >> 63 != 0 {
+            return Err(refuse("generation", generation, "below 2^63"));
         }
-        let key = key_of(body, count.into())?.to_vec();
-        let shape = Shape::from_fields(get_u32(body, 20), count, get_u16(body, 28))?;
-        let piece = |i| Location::decode(get(body, FRONT + Location::BYTES * i));
+        let key = key_of(body, count.into())?;
+        let pieces = body.get(FRONT..body.len() - key.len()).unwrap_or_default().as_chunks().0;
         Ok(Self {
             key,
-            generation: get_u64(body, 8),
+            generation,
             root: get_u32(body, 4),
             expiry: get_u32(body, 24),
-            shape,
+            shape: Shape::from_fields(get_u32(body, 20), count, get_u16(body, 28))?,
             head: Location::decode(get(body, 30)),
-            pieces: (0..count.into()).map(piece).collect(),
+            pieces,
         })
+    }
+
+    /// The put record at the start of `bytes`, and what is behind it.
+    pub(super) fn next(bytes: &'a [u8]) -> Result<(Self, &'a [u8]), FormatError> {
+        let (body, rest) = split(bytes)?;
+        match get(body, 2) {
+            [KIND_PUT] => Ok((Self::decode(body)?, rest)),
+            [other] => Err(refuse("kind", other.into(), "1 (put)")),
+        }
     }
 }
 
