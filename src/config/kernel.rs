@@ -1,6 +1,6 @@
 use std::fmt;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 /// A way through the kernel, as `kernel_path.force` and `GCOS_FORCE_PATH` name it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -43,6 +43,11 @@ impl fmt::Display for KernelWay {
     }
 }
 
+/// As the configuration is read: empty for none.
+fn by_name<S: Serializer>(way: &Option<KernelWay>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(way.map_or("", KernelWay::name))
+}
+
 /// Section `kernel_path`: block devices and plain files, which are driven through the kernel.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct KernelPaths {
@@ -52,6 +57,7 @@ pub struct KernelPaths {
     /// error then, not a reason to go through the page cache.
     pub use_direct_io: bool,
     /// The one way that may be taken; `None` for the best that works.
+    #[serde(serialize_with = "by_name")]
     pub force: Option<KernelWay>,
     /// Requests that one drive has in flight through io_uring.
     pub queue_depth: u32,
