@@ -10,7 +10,7 @@ use gcos_nvme::{
 use parking_lot::RwLock;
 
 use crate::device::DeviceEngine;
-use crate::{Engine, Extent, Geometry, IoError, IoErrorKind, Op, Request, Ticket, Way};
+use crate::{Ended, Engine, Extent, Geometry, IoError, IoErrorKind, Op, Request, Ticket, Way};
 
 /// How to open a [`HostQueueEngine`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -200,20 +200,6 @@ impl Ticket for HostTicket {
     }
 }
 
-/// The ticket of a request that needed nothing from the drive.
-#[derive(Debug)]
-struct Nothing;
-
-impl Ticket for Nothing {
-    fn poll(&mut self) -> Option<Result<(), IoError>> {
-        Some(Ok(()))
-    }
-
-    fn wait(self: Box<Self>) -> Result<(), IoError> {
-        Ok(())
-    }
-}
-
 impl Engine for HostQueueEngine {
     fn geometry(&self) -> &Geometry {
         &self.geometry
@@ -238,7 +224,7 @@ impl Engine for HostQueueEngine {
             Op::Read | Op::Write { .. } => false,
         };
         if needless && self.controller.is_usable() {
-            return Ok(Box::new(Nothing));
+            return Ok(Ended::ticket(Ok(())));
         }
         let claim = Claim::new(&request);
         self.start(request, claim)

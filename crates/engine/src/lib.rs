@@ -6,6 +6,7 @@
 
 mod demote;
 pub mod device;
+mod ended;
 mod error;
 pub mod file;
 pub mod fileio;
@@ -15,6 +16,7 @@ mod noop;
 mod request;
 
 pub use demote::{DemotingEngine, DemotionReason, DemotionRules, Demotions};
+pub use ended::Ended;
 pub use error::{IoError, IoErrorKind};
 pub use file::{FileEngine, FileEngineError, FileOptions, KernelPath};
 pub use gpu::{

@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use gcos_hw::DmaSpace;
 
-use crate::{Engine, Geometry, IoError, IoErrorKind, Request, Ticket};
+use crate::{Ended, Engine, Geometry, IoError, IoErrorKind, Request, Ticket};
 
 /// An engine that checks requests and moves nothing: what is measured on it is the cost of the
 /// layers above alone. Reads leave memory as it was.
@@ -21,20 +21,6 @@ impl NoopEngine {
     }
 }
 
-/// The result of a request that has already ended.
-#[derive(Debug)]
-struct Done;
-
-impl Ticket for Done {
-    fn poll(&mut self) -> Option<Result<(), IoError>> {
-        Some(Ok(()))
-    }
-
-    fn wait(self: Box<Self>) -> Result<(), IoError> {
-        Ok(())
-    }
-}
-
 impl Engine for NoopEngine {
     fn geometry(&self) -> &Geometry {
         &self.geometry
@@ -46,7 +32,7 @@ impl Engine for NoopEngine {
 
     fn submit(&self, request: Request) -> Result<Box<dyn Ticket>, IoError> {
         match request.check(&self.geometry) {
-            Ok(()) => Ok(Box::new(Done)),
+            Ok(()) => Ok(Ended::ticket(Ok(()))),
             Err(error) => {
                 Err(request.error(&self.geometry, IoErrorKind::Invalid, error.to_string()))
             }

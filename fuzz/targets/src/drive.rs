@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use gcos_engine::{Engine, Geometry, IoError, IoErrorKind, Op, Request, RequestError, Ticket};
+use gcos_engine::{
+    Ended, Engine, Geometry, IoError, IoErrorKind, Op, Request, RequestError, Ticket,
+};
 use gcos_hw::{DmaMapper, DmaSpace, HwError, SharedMemory};
 use parking_lot::Mutex;
 
@@ -190,18 +192,6 @@ impl Drive {
     }
 }
 
-#[derive(Debug)]
-struct Ended(Option<Result<(), IoError>>);
-
-impl Ticket for Ended {
-    fn poll(&mut self) -> Option<Result<(), IoError>> {
-        self.0.take()
-    }
-    fn wait(mut self: Box<Self>) -> Result<(), IoError> {
-        self.0.take().unwrap_or(Ok(()))
-    }
-}
-
 impl Engine for Drive {
     fn geometry(&self) -> &Geometry {
         &self.geometry
@@ -215,7 +205,7 @@ impl Engine for Drive {
         assert!(checked.is_ok(), "a request that does not fit the drive: {checked:?}");
         let done = self.execute(&request);
         let error = || request.error(&self.geometry, IoErrorKind::Media, "Unrecovered Read Error");
-        Ok(Box::new(Ended(Some(done.ok_or_else(error)))))
+        Ok(Ended::ticket(done.ok_or_else(error)))
     }
     fn shutdown(&self, _deadline: Duration) -> Result<(), IoError> {
         Ok(())

@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use gcos_engine::{Engine, Geometry, IoError, IoErrorKind, Op, Request, Ticket};
+use gcos_engine::{Ended, Engine, Geometry, IoError, IoErrorKind, Op, Request, Ticket};
 use gcos_hw::DmaSpace;
 
 const BLOCK: usize = 4096;
@@ -70,18 +70,6 @@ impl Sparse {
     }
 }
 
-#[derive(Debug)]
-struct Ended(Option<Result<(), IoError>>);
-
-impl Ticket for Ended {
-    fn poll(&mut self) -> Option<Result<(), IoError>> {
-        self.0.take()
-    }
-    fn wait(mut self: Box<Self>) -> Result<(), IoError> {
-        self.0.take().unwrap_or(Ok(()))
-    }
-}
-
 impl Engine for Sparse {
     fn geometry(&self) -> &Geometry {
         &self.geometry
@@ -96,7 +84,7 @@ impl Engine for Sparse {
             .map_err(|error| request.error(&self.geometry, kind, error.to_string()))?;
         let done = self.transfer(&request);
         let error = || request.error(&self.geometry, kind, "segments that are no whole blocks");
-        Ok(Box::new(Ended(Some(done.ok_or_else(error)))))
+        Ok(Ended::ticket(done.ok_or_else(error)))
     }
     fn shutdown(&self, _deadline: Duration) -> Result<(), IoError> {
         Ok(())

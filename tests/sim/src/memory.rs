@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gcos_emulator::Medium;
-use gcos_engine::{Engine, Extent, Geometry, IoError, IoErrorKind, Op, Request, Ticket};
+use gcos_engine::{Ended, Engine, Extent, Geometry, IoError, IoErrorKind, Op, Request, Ticket};
 use gcos_hw::{DmaSlice, DmaSpace};
 use parking_lot::Mutex;
 
@@ -212,18 +212,6 @@ thread_local! {
     static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-#[derive(Debug)]
-struct Ended(Option<Result<(), IoError>>);
-
-impl Ticket for Ended {
-    fn poll(&mut self) -> Option<Result<(), IoError>> {
-        self.0.take()
-    }
-    fn wait(mut self: Box<Self>) -> Result<(), IoError> {
-        self.0.take().unwrap_or(Ok(()))
-    }
-}
-
 impl Engine for BlockEngine {
     fn geometry(&self) -> &Geometry {
         &self.geometry
@@ -235,7 +223,7 @@ impl Engine for BlockEngine {
         let refuse = |detail| request.error(&self.geometry, IoErrorKind::Invalid, detail);
         request.check(&self.geometry).map_err(|error| refuse(error.to_string()))?;
         let result = self.carry_out(&request).map_err(refuse);
-        Ok(Box::new(Ended(Some(result))))
+        Ok(Ended::ticket(result))
     }
     fn shutdown(&self, _: Duration) -> Result<(), IoError> {
         Ok(())

@@ -2,7 +2,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
-use gcos_engine::{Engine, Geometry, IoError, IoErrorKind, Op, Request, Ticket};
+use gcos_engine::{Ended, Engine, Geometry, IoError, IoErrorKind, Op, Request, Ticket};
 use gcos_hw::{DmaMapper, DmaSlice, DmaSpace, HwError, SharedMemory};
 
 #[derive(Debug)]
@@ -22,18 +22,6 @@ fn space() -> Arc<DmaSpace> {
     let all = 0x1000_0000..0x1000_0000_0000;
     let new = || DmaSpace::new(Arc::new(NoMapper), std::slice::from_ref(&all)).unwrap();
     Arc::clone(SPACE.get_or_init(new))
-}
-
-#[derive(Debug)]
-struct Done(Option<Result<(), IoError>>);
-
-impl Ticket for Done {
-    fn poll(&mut self) -> Option<Result<(), IoError>> {
-        self.0.take()
-    }
-    fn wait(mut self: Box<Self>) -> Result<(), IoError> {
-        self.0.take().unwrap()
-    }
 }
 
 /// A drive in memory that counts writes, may stop after some, and may have unreadable blocks.
@@ -178,7 +166,7 @@ impl Engine for Memory {
         &self.dma
     }
     fn submit(&self, request: Request) -> Result<Box<dyn Ticket>, IoError> {
-        Ok(Box::new(Done(Some(self.go(&request)))))
+        Ok(Ended::ticket(self.go(&request)))
     }
     fn shutdown(&self, _deadline: Duration) -> Result<(), IoError> {
         Ok(())

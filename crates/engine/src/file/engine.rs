@@ -11,10 +11,10 @@ use smallvec::SmallVec;
 use super::bounce::{Bounce, BouncePool};
 use super::carriers::{Carriers, KernelCarriers};
 use super::plan::{self, MAX_TRANSFER, Rules};
-use super::ticket::{FileTicket, Nothing};
+use super::ticket::FileTicket;
 use super::trust::{SLICE, Trust};
 use super::{FileEngineError, FileOptions, KernelPath, words};
-use crate::{Engine, Extent, Geometry, IoError, IoErrorKind, Op, Request, Ticket, Way};
+use crate::{Ended, Engine, Extent, Geometry, IoError, IoErrorKind, Op, Request, Ticket, Way};
 
 /// Longest deadline that is counted, about a year: longer ones mean the same.
 const LONGEST: Duration = Duration::from_secs(1 << 25);
@@ -231,8 +231,8 @@ impl Shared {
         refuses
     }
 
-    /// What the request comes to without the kernel: nothing to do, or an error.
-    fn without_kernel(&self, request: &Request) -> Result<Option<Nothing>, IoError> {
+    /// Whether there is anything for the kernel to do, or what is wrong with the request.
+    fn is_work(&self, request: &Request) -> Result<bool, IoError> {
         let fail = |kind, detail: &str| Err(request.error(&self.geometry, kind, detail));
         if let Err(error) = request.check(&self.geometry) {
             return fail(IoErrorKind::Invalid, &error.to_string());
@@ -242,11 +242,11 @@ impl Shared {
         }
         let read_only = self.target.is_read_only();
         match request.op {
-            Op::Flush if read_only => return Ok(Some(Nothing)),
+            Op::Flush if read_only => return Ok(false),
             Op::Write { .. } | Op::Deallocate if read_only => {
                 return fail(IoErrorKind::Device, "opened for reading alone");
             }
-            Op::Deallocate if self.no_discard.load(Ordering::Relaxed) => return Ok(Some(Nothing)),
+            Op::Deallocate if self.no_discard.load(Ordering::Relaxed) => return Ok(false),
             Op::Flush | Op::Write { fua: true } => {
                 if let Some(reason) = self.distrusted() {
                     return fail(IoErrorKind::Device, &reason);
@@ -254,7 +254,7 @@ impl Shared {
             }
             _ => {}
         }
-        Ok(None)
+        Ok(true)
     }
 
     /// Refuses changes while the kernel holds some that were given up: they may land at any time, and on a
@@ -401,9 +401,9 @@ impl Engine for FileEngine {
     }
 
     fn submit(&self, request: Request) -> Result<Box<dyn Ticket>, IoError> {
-        match self.shared.without_kernel(&request)? {
-            Some(nothing) => Ok(Box::new(nothing)),
-            None => start(&self.shared, request),
+        match self.shared.is_work(&request)? {
+            false => Ok(Ended::ticket(Ok(()))),
+            true => start(&self.shared, request),
         }
     }
 

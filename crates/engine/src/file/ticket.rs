@@ -125,17 +125,3 @@ impl Drop for FileTicket {
         }
     }
 }
-
-/// The ticket of a request that needed nothing from the kernel.
-#[derive(Debug)]
-pub(super) struct Nothing;
-
-impl Ticket for Nothing {
-    fn poll(&mut self) -> Option<Result<(), IoError>> {
-        Some(Ok(()))
-    }
-
-    fn wait(self: Box<Self>) -> Result<(), IoError> {
-        Ok(())
-    }
-}

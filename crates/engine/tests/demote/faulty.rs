@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use gcos_engine::device::{DeviceEngine, Gpu};
 use gcos_engine::{
-    DemotionReason, Engine, Geometry, IoError, IoErrorKind, Op, Request, Ticket, Way,
+    DemotionReason, Ended, Engine, Geometry, IoError, IoErrorKind, Op, Request, Ticket, Way,
 };
 use gcos_hw::DmaSpace;
 
@@ -127,19 +127,6 @@ impl Ticket for Late {
     }
 }
 
-#[derive(Debug)]
-struct Nothing;
-
-impl Ticket for Nothing {
-    fn poll(&mut self) -> Option<Result<(), IoError>> {
-        Some(Ok(()))
-    }
-
-    fn wait(self: Box<Self>) -> Result<(), IoError> {
-        Ok(())
-    }
-}
-
 impl Engine for Faulty {
     fn geometry(&self) -> &Geometry {
         self.inner.geometry()
@@ -166,10 +153,10 @@ impl Engine for Faulty {
         let error = request.error(self.geometry(), fault.kind, format!("planted {:?}", fault.at));
         let inner: Box<dyn Ticket> = match fault.at {
             At::Start => return Err(error),
-            At::Before => Box::new(Nothing),
+            At::Before => Ended::ticket(Ok(())),
             At::Half => match half(&request) {
                 Some(half) => self.inner.submit(half)?,
-                None => Box::new(Nothing),
+                None => Ended::ticket(Ok(())),
             },
             At::After => self.inner.submit(request)?,
         };

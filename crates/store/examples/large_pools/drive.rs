@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use gcos_engine::{Engine, Extent, Geometry, IoError, IoErrorKind, Op, Request, Ticket};
+use gcos_engine::{Ended, Engine, Extent, Geometry, IoError, IoErrorKind, Op, Request, Ticket};
 use gcos_hw::DmaSpace;
 use gcos_layout::media::{BLOCK_BYTES, CHECKPOINT_PAGE_BYTES};
 use parking_lot::Mutex;
@@ -130,18 +130,6 @@ impl SyntheticDrive {
     }
 }
 
-#[derive(Debug)]
-struct Ended(Option<Result<(), IoError>>);
-
-impl Ticket for Ended {
-    fn poll(&mut self) -> Option<Result<(), IoError>> {
-        self.0.take()
-    }
-    fn wait(mut self: Box<Self>) -> Result<(), IoError> {
-        self.0.take().unwrap_or(Ok(()))
-    }
-}
-
 impl Engine for SyntheticDrive {
     fn geometry(&self) -> &Geometry {
         &self.geometry
@@ -156,7 +144,7 @@ impl Engine for SyntheticDrive {
             Op::Read | Op::Write { .. } => self.carry_out(&request).map_err(refuse),
             Op::Flush | Op::Deallocate => Ok(()),
         };
-        Ok(Box::new(Ended(Some(result))))
+        Ok(Ended::ticket(result))
     }
     fn shutdown(&self, _: Duration) -> Result<(), IoError> {
         Ok(())

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use gcos_engine::device::{DeviceEngine, Gpu};
-use gcos_engine::{Engine, Geometry, IoError, IoErrorKind, Op, Request, Ticket};
+use gcos_engine::{Ended, Engine, Geometry, IoError, IoErrorKind, Op, Request, Ticket};
 use gcos_hw::{DmaMapper, DmaSpace, HwError, SharedMemory};
 use parking_lot::Mutex;
 
@@ -232,18 +232,6 @@ impl MemEngine {
     }
 }
 
-#[derive(Debug)]
-struct Ended(Option<Result<(), IoError>>);
-
-impl Ticket for Ended {
-    fn poll(&mut self) -> Option<Result<(), IoError>> {
-        self.0.take()
-    }
-    fn wait(mut self: Box<Self>) -> Result<(), IoError> {
-        self.0.take().unwrap()
-    }
-}
-
 impl Engine for MemEngine {
     fn geometry(&self) -> &Geometry {
         &self.geometry
@@ -255,7 +243,7 @@ impl Engine for MemEngine {
         request.check(&self.geometry).unwrap();
         let result = self.execute(&request);
         let result = result.map_err(|(kind, detail)| request.error(&self.geometry, kind, detail));
-        Ok(Box::new(Ended(Some(result))))
+        Ok(Ended::ticket(result))
     }
     fn device(&self, gpu: &Gpu) -> Option<Arc<dyn DeviceEngine>> {
         self.drive.device.lock().clone().filter(|engine| engine.gpu().same(gpu))

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use gcos_engine::{Engine, Geometry, HostQueueEngine, IoError, Op, Request, Ticket};
+use gcos_engine::{Ended, Engine, Geometry, HostQueueEngine, IoError, Op, Request, Ticket};
 use gcos_hw::pci::PciAddress;
 use gcos_hw::vfio::PeerError;
 use gcos_hw::{DmaSpace, Function, PAGE_BYTES};
@@ -217,20 +217,6 @@ struct Blinding {
     armed: AtomicBool,
 }
 
-/// A request that has ended.
-#[derive(Debug)]
-struct Ended(Option<Result<(), IoError>>);
-
-impl Ticket for Ended {
-    fn poll(&mut self) -> Option<Result<(), IoError>> {
-        self.0.take()
-    }
-
-    fn wait(self: Box<Self>) -> Result<(), IoError> {
-        self.0.unwrap_or(Ok(()))
-    }
-}
-
 impl Engine for Blinding {
     fn geometry(&self) -> &Geometry {
         self.inner.geometry()
@@ -253,7 +239,7 @@ impl Engine for Blinding {
         switch(false);
         let result = self.inner.run(request);
         switch(true);
-        Ok(Box::new(Ended(Some(result))))
+        Ok(Ended::ticket(result))
     }
 
     fn shutdown(&self, deadline: Duration) -> Result<(), IoError> {
