@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use gcos::copy::{CopyError, CopyOptions, CopyReport, copy};
-use gcos::{Config, IfExists, PutOptions, Store, open_drives};
+use gcos::{Config, IfExists, ObjectInfo, PutOptions, Store, open_drives};
 
 const MIB: u64 = 1 << 20;
 
@@ -181,6 +181,76 @@ fn a_full_destination_evicts_nothing_and_keeps_what_it_got() {
 }
 
 #[test]
+fn no_pin_is_left_where_a_batch_fails_in_its_middle() {
+    let source = in_memory();
+    let destination = pool("emulated:ram:16MiB", 16 * MIB);
+    source.put(b"large", &bytes(0, 20 << 20)[..], &PutOptions::default()).unwrap();
+    fill(&source, 4);
+    let error = copy(&source, &destination, &CopyOptions::default(), |_| ControlFlow::Continue(()));
+    assert!(matches!(error, Err(CopyError::Full { copied: 0, .. })), "{error:?}");
+    assert!(destination.stats().objects > 0, "those behind it were written");
+    assert_eq!(destination.stats().pinned, 0);
+}
+
+#[test]
+fn the_destination_evicts_what_was_put_first_into_the_source() {
+    let (source, destination) = (in_memory(), in_memory());
+    for index in 0..40 {
+        let key = format!("k{index:03}");
+        source.put(key.as_bytes(), &bytes(index, 1_000_000)[..], &PutOptions::default()).unwrap();
+    }
+    // Used last, and yet the oldest.
+    assert!(source.get_vec(b"k000").unwrap().is_ok());
+    assert_eq!(whole(&source, &destination, &CopyOptions::default()).copied, 40);
+    for index in 0..40 {
+        let key = format!("new{index:03}");
+        destination
+            .put(key.as_bytes(), &bytes(index, 1_000_000)[..], &PutOptions::default())
+            .unwrap();
+    }
+    let left: Vec<_> = destination.list(b"k", None, 100).into_iter().map(|(key, _)| key).collect();
+    assert!(!left.is_empty() && left.len() < 40, "{}", left.len());
+    let newest: Vec<_> =
+        (40 - left.len()..40).map(|index| format!("k{index:03}").into_bytes()).collect();
+    assert_eq!(left, newest);
+}
+
+#[test]
+fn a_source_without_one_of_its_drives_is_never_copied_completely() {
+    let folder = folder();
+    let paths = ["a.img", "b.img"].map(|name| folder.path().join(name).display().to_string());
+    let text = format!(
+        r#"{{
+            "disk": {{ "number": 2, "paths": {paths:?}, "capacity_bytes": {}, "block_size": 4096 }},
+            "zone_chunk_size_kb": {{ "sb": 64, "meta": 64, "data": 1024 }}
+        }}"#,
+        64 * MIB
+    );
+    let config = Config::parse(&text, "test").unwrap();
+    let drives = open_drives(&config, true).unwrap().engines;
+    gcos::store::format(&drives, &config.format_options(true)).unwrap();
+    let source = Store::open(drives, config.open_options()).unwrap();
+    fill(&source, 40);
+    let both = source.list(b"", None, 100);
+    source.close().unwrap();
+    let first = |(_, info): &&(Vec<u8>, ObjectInfo)| info.drives == [0];
+    let there = both.iter().filter(first).count() as u64;
+    assert!(there > 0 && there < 40, "{there}");
+    std::fs::remove_file(folder.path().join("b.img")).unwrap();
+    let drives = open_drives(&config, false).unwrap();
+    assert_eq!(drives.skipped.len(), 1);
+    let source = Store::open(drives.engines, config.open_options()).unwrap();
+    let destination = in_memory();
+    let report = copy(&source, &destination, &CopyOptions::default(), |report| {
+        assert_eq!(report.drives_lost, 1, "said from the beginning");
+        ControlFlow::Continue(())
+    });
+    let report = report.unwrap();
+    assert_eq!((report.drives_lost, report.complete), (1, false));
+    assert!(report.copied >= there && report.copied < 40, "{report:?}");
+}
+
+#[test]
 fn the_source_may_be_written_meanwhile() {
     let (source, destination) = (in_memory(), in_memory());
     fill(&source, 40);
@@ -188,11 +258,14 @@ fn the_source_may_be_written_meanwhile() {
     let options = CopyOptions { batch_bytes: 200_000, ..CopyOptions::default() };
     let report = std::thread::scope(|scope| {
         scope.spawn(|| {
-            let replace = PutOptions { if_exists: IfExists::Replace, ..PutOptions::default() };
+            let options = PutOptions::default();
+            let replace = PutOptions { if_exists: IfExists::Replace, pin: true, ..options };
             let mut round = 1000;
             while !stop.load(Ordering::Relaxed) {
                 // Of another length each time, so that whoever has looked before is wrong.
                 source.put(b"k005", &bytes(round, 4000 + round)[..], &replace).unwrap();
+                std::thread::sleep(Duration::from_micros(50));
+                assert_eq!(source.info(b"k005").unwrap().pins, 1, "its owner's");
                 source.remove(b"k039", gcos::Durability::Relaxed).unwrap();
                 round += 1;
             }
@@ -217,5 +290,6 @@ fn the_source_may_be_written_meanwhile() {
             "one of its states"
         );
     }
-    assert!(source.list(b"", None, 100).iter().all(|(_, info)| info.pins == 0));
+    let pinned = source.list(b"", None, 100).into_iter().filter(|(_, info)| info.pins > 0);
+    assert!(pinned.map(|(key, _)| key).eq([b"k005"]));
 }

@@ -1,10 +1,9 @@
 //! From one pool to another: other drives, or the same way of keeping objects over another path.
 //!
-//! The source may be in use: [`copy`] only reads it, through the store that its owner has open, and pins
-//! each object while it is read. The destination is a pool of its own that was formatted before. Every
-//! object is verified by its checksums when it is read, and read back from the destination and compared
-//! before it counts. A copy that was cut short is begun again: what is there already with the same bytes
-//! is left alone.
+//! The source may be in use: [`copy`] only reads it, through the store that its owner has open. The
+//! destination is a pool of its own that was formatted before. Every object is verified by its checksums
+//! when it is read, and read back from the destination and compared before it counts. A copy that was cut
+//! short is begun again: what is there already with the same bytes is left alone.
 
 mod batch;
 mod report;
@@ -14,7 +13,7 @@ pub use report::{CopyError, CopyOptions, CopyProblem, CopyReport};
 use std::collections::HashSet;
 use std::ops::ControlFlow;
 
-use gcos_store::{ObjectInfo, Store};
+use gcos_store::{DriveHealth, DriveInfo, ObjectInfo, Store};
 
 use batch::Batch;
 
@@ -24,10 +23,14 @@ const BATCH_OBJECTS: usize = 64;
 /// Keys taken from the index at a time.
 const PAGE: usize = 4096;
 
-/// Copies the objects of `source` that `options` names into `destination`, the oldest first, so that the
-/// order in which they would be evicted is the same. Nothing is removed from either pool; objects of the
-/// destination are pinned meanwhile, so that none makes room for another. `progress` is called after each
-/// batch and may end the copy; what was copied until then stays.
+/// Copies the objects of `source` that `options` names into `destination`, in the order of generations: the
+/// order in which they were put, and in which a pool evicts them once it has been opened again. Nothing is
+/// removed from either pool; objects of the destination are pinned meanwhile, so that none makes room for
+/// another, and in the order of generations afterwards. `progress` is called after each batch and may end
+/// the copy; what was copied until then stays.
+///
+/// What lies on drives that the source has lost cannot be copied, and what lies there alone is not even known
+/// of: such a copy is never complete ([`CopyReport::drives_lost`]).
 ///
 /// Lifetimes are carried over, to the second. Pins are those of whoever holds a store open, and are not.
 ///
@@ -44,6 +47,7 @@ pub fn copy(
     let mut list = all(source, &options.prefix);
     list.sort_by_key(|(_, info)| info.generation);
     let mut report = CopyReport::new(&list, options.dry_run);
+    report.drives_lost = drives_lost(source);
     let mut left = list.as_slice();
     while !left.is_empty() {
         let (now, later) = left.split_at(batch_len(left, options.batch_bytes));
@@ -53,8 +57,17 @@ pub fn copy(
             break;
         }
     }
-    report.complete = left.is_empty();
+    // One that has come back meanwhile had objects that were not listed.
+    report.drives_lost = report.drives_lost.max(drives_lost(source));
+    report.complete = left.is_empty() && report.drives_lost == 0;
     Ok(report)
+}
+
+/// Drives of a pool whose objects cannot be read.
+fn drives_lost(store: &Store) -> u64 {
+    let readable =
+        |drive: &DriveInfo| matches!(drive.health, DriveHealth::Online | DriveHealth::ReadOnly);
+    store.drives().iter().filter(|drive| !readable(drive)).count() as u64
 }
 
 /// All objects with a prefix.
@@ -101,7 +114,11 @@ impl<'s> Pins<'s> {
 
 impl Drop for Pins<'_> {
     fn drop(&mut self) {
-        for key in &self.keys {
+        // An object whose last pin goes counts as used just then.
+        let generation = |key: &Vec<u8>| self.store.info(key).map(|info| info.generation);
+        let mut order: Vec<_> = self.keys.iter().map(|key| (generation(key), key)).collect();
+        order.sort_unstable();
+        for (_, key) in order {
             self.store.unpin(key);
         }
     }

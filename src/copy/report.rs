@@ -51,7 +51,11 @@ pub struct CopyReport {
     pub failed: u64,
     /// The first of these, at most [`CopyReport::MOST_PROBLEMS`].
     pub problems: Vec<CopyProblem>,
-    /// Whether all objects were looked at.
+    /// Drives of the source whose objects could not be read, when the copy began or ended. What lies there
+    /// alone is in none of these numbers.
+    pub drives_lost: u64,
+    /// Whether all objects of the source were looked at: no drive of it was lost, and the copy was not ended
+    /// before.
     pub complete: bool,
     /// Whether nothing was written.
     pub dry_run: bool,

@@ -41,17 +41,17 @@ fn payload(seed: usize, len: usize) -> Vec<u8> {
 }
 
 /// Many objects by one process: the blocks of a trace.
-fn fill(place: &Place) {
+fn fill(place: &Place, config: &str) {
     let mut trace = String::new();
     for request in 0..12u64 {
         let ids: Vec<_> = (0..20).map(|block| request * 100 + block).collect();
         trace += &format!("{{\"timestamp\": {request}, \"hash_ids\": {ids:?}}}\n");
     }
     std::fs::write(place.path("trace"), trace).unwrap();
-    let replay = ["--config", "from.json", "replay", "trace", "--block-bytes", "128KiB"];
+    let replay = ["--config", config, "replay", "trace", "--block-bytes", "128KiB"];
     place.run(&replay).expect(0);
     std::fs::write(place.path("in"), payload(1, 1_500_001)).unwrap();
-    place.run(&["--config", "from.json", "put", "big", "in", "--ttl", "1h"]).expect(0);
+    place.run(&["--config", config, "put", "big", "in", "--ttl", "1h"]).expect(0);
 }
 
 /// Keys, lengths and expiry of all objects.
@@ -67,7 +67,7 @@ fn objects(place: &Place, config: &str) -> Vec<(String, u64, bool)> {
 #[test]
 fn a_pool_moves_to_another_path_and_back() {
     let place = two_pools();
-    fill(&place);
+    fill(&place, "from.json");
     let before = objects(&place, "from.json");
     assert_eq!(before.len(), 241);
     let dry = place.run(&["--json", "copy-pool", "from.json", "to.json", "--dry-run"]).expect(0);
@@ -95,7 +95,7 @@ fn a_pool_moves_to_another_path_and_back() {
 #[test]
 fn a_copy_that_was_killed_leaves_two_valid_pools_and_is_run_again() {
     let place = two_pools();
-    fill(&place);
+    fill(&place, "from.json");
     let before = objects(&place, "from.json");
     let copy = ["copy-pool", "from.json", "to.json"];
     let start = Instant::now();
@@ -158,9 +158,26 @@ fn what_differs_and_what_is_damaged_is_named_and_makes_exit_code_1() {
 }
 
 #[test]
+fn a_drive_of_the_source_that_is_missing_is_said_and_makes_exit_code_1() {
+    let place = two_pools();
+    place.configure(&["emulated:a.img", "emulated:b.img"], 64 * MIB);
+    place.run(&["zone-format"]).expect(0);
+    fill(&place, "gcos.json");
+    std::fs::remove_file(place.path("b.img")).unwrap();
+    let ran = place.run(&["--json", "copy-pool", "gcos.json", "to.json"]).expect(1).json();
+    assert_eq!((&ran["drives_lost"], &ran["complete"]), (&1.into(), &false.into()));
+    assert!((1..241).contains(&ran["copied"].as_u64().unwrap()), "{ran}");
+    let text = place.run(&["copy-pool", "gcos.json", "to.json"]).expect(1).text();
+    assert!(
+        text.contains("1 drive of the source is lost") && text.contains("NOT copied"),
+        "{text}"
+    );
+}
+
+#[test]
 fn a_destination_that_is_too_small_is_full_and_stays_valid() {
     let place = two_pools();
-    fill(&place);
+    fill(&place, "from.json");
     configure(&place, "small.json", "small.img", 16 * MIB);
     place.run(&["--config", "small.json", "zone-format"]).expect(0);
     let ran = place.run(&["--json", "copy-pool", "from.json", "small.json"]).expect(2);

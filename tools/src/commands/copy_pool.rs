@@ -33,7 +33,7 @@ pub(crate) fn run(args: &CopyPoolArgs, out: &Output) -> Result<Outcome, Failure>
     let report = copied?;
     closed?;
     out.result(&document(&report), describe(&report));
-    Ok(Outcome::good_if(report.failed == 0))
+    Ok(Outcome::good_if(report.failed == 0 && report.drives_lost == 0))
 }
 
 /// Both configurations. GPUs have no part in it; no drive may be in both.
@@ -115,6 +115,14 @@ fn describe(report: &CopyReport) -> String {
         text += &format!(", {} NOT copied", report.failed);
     }
     text.push('.');
+    if report.drives_lost > 0 {
+        let drives = match report.drives_lost {
+            1 => "1 drive of the source is".to_owned(),
+            more => format!("{more} drives of the source are"),
+        };
+        text +=
+            &format!("\n{drives} lost: what lies there alone was NOT copied, and is not counted.");
+    }
     for problem in &report.problems {
         text += &format!("\n  {}: {}", key::show(&problem.key), problem.reason);
     }
