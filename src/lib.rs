@@ -22,18 +22,22 @@
 //! # }
 //! ```
 
+mod access;
 pub mod config;
 pub mod copy;
 mod drives;
+pub mod status;
 pub mod units;
 mod version;
 
+pub use access::{Access, AccessError, CloseError, Registration};
 pub use config::{Config, ConfigError, PathKind};
 pub use drives::{DriveChoice, Drives, OpenError, SkippedDrive, open_drives};
 pub use gcos_store::{
     Durability, FormatOptions, IfExists, Lookup, MissReason, ObjectInfo, OpenOptions, PoolInfo,
     PutOptions, PutOutcome, RecoveryReport, Sink, Source, Stats, Store, StoreError,
 };
+pub use status::Status;
 pub use version::version;
 
 // A release of the command is never built from a store in which bugs can be planted.

@@ -32,7 +32,9 @@ enum Backing {
     Anonymous,
     /// A file or a device that was mapped here.
     Mapped,
-    /// Somebody who mapped it and takes it back when this is dropped.
+    /// Somebody else's memory of the host, who has it back when this is dropped.
+    Lent(#[expect(dead_code, reason = "held for its drop")] Arc<dyn Send + Sync>),
+    /// Somebody who mapped another device's and takes it back when this is dropped.
     Foreign(#[expect(dead_code, reason = "held for its drop")] Arc<dyn Send + Sync>),
 }
 
@@ -41,6 +43,7 @@ impl fmt::Debug for Backing {
         f.write_str(match self {
             Self::Anonymous => "anonymous",
             Self::Mapped => "mapped",
+            Self::Lent(_) => "lent",
             Self::Foreign(_) => "foreign",
         })
     }
@@ -153,6 +156,27 @@ impl SharedMemory {
         len: usize,
         owner: Arc<dyn Send + Sync>,
     ) -> Result<Self, HwError> {
+        Self::of_another(base, len, Backing::Foreign(owner))
+    }
+
+    /// Wraps ordinary memory of the host that somebody else has, such as a buffer of an inference engine: the
+    /// kernel can move blocks to and from it, which it cannot with what [`SharedMemory::foreign`] wraps. It
+    /// is theirs alone again when this is dropped, by dropping `owner`.
+    ///
+    /// # Errors
+    /// [`HwError::Invalid`] when the address or the length is no multiple of the page size.
+    ///
+    /// # Safety
+    /// As [`SharedMemory::foreign`].
+    pub unsafe fn lent(
+        base: NonNull<u8>,
+        len: usize,
+        owner: Arc<dyn Send + Sync>,
+    ) -> Result<Self, HwError> {
+        Self::of_another(base, len, Backing::Lent(owner))
+    }
+
+    fn of_another(base: NonNull<u8>, len: usize, backing: Backing) -> Result<Self, HwError> {
         let address = base.as_ptr() as usize;
         if len == 0 || !len.is_multiple_of(PAGE_BYTES) || !address.is_multiple_of(PAGE_BYTES) {
             return Err(HwError::Invalid {
@@ -161,7 +185,7 @@ impl SharedMemory {
                 got: if len.is_multiple_of(PAGE_BYTES) { address } else { len } as u64,
             });
         }
-        Ok(Self { base, len, pinned: AtomicBool::new(false), backing: Backing::Foreign(owner) })
+        Ok(Self { base, len, pinned: AtomicBool::new(false), backing })
     }
 
     /// Length in bytes, a multiple of the page size.
@@ -507,7 +531,7 @@ impl SharedMemory {
 
 impl Drop for SharedMemory {
     fn drop(&mut self) {
-        if matches!(self.backing, Backing::Foreign(_)) {
+        if matches!(self.backing, Backing::Foreign(_) | Backing::Lent(_)) {
             return;
         }
         // SAFETY: the mapping is ours and nothing refers to it any more.
@@ -523,6 +547,25 @@ mod tests {
     use std::os::unix::fs::FileExt;
 
     use super::*;
+
+    #[test]
+    fn lent_memory_is_the_hosts_and_stays_mapped_when_it_goes_back() {
+        let whole = Arc::new(SharedMemory::anonymous(3 * PAGE_BYTES).unwrap());
+        let inside = NonNull::new(whole.raw(PAGE_BYTES, PAGE_BYTES).unwrap()).unwrap();
+        // SAFETY: the memory lives as long as its owner, which is given, and only copies reach it.
+        let lent = |at, len| unsafe { SharedMemory::lent(at, len, Arc::clone(&whole) as _) };
+        let memory = lent(inside, PAGE_BYTES).unwrap();
+        assert!(!memory.is_foreign(), "the kernel has pages for it");
+        memory.write(5, &[7; 100]).unwrap();
+        assert_eq!(Arc::strong_count(&whole), 2);
+        drop(memory);
+        assert_eq!(Arc::strong_count(&whole), 1);
+        let mut back = [0; 100];
+        whole.read(PAGE_BYTES + 5, &mut back).unwrap();
+        assert_eq!(back, [7; 100]);
+        assert!(lent(inside, 100).is_err());
+        assert!(lent(inside, 0).is_err());
+    }
 
     #[test]
     fn length_is_rounded_to_pages_and_zeroed() {
