@@ -1,0 +1,694 @@
+"""The storage plugin for the LMCache engine."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import Counter
+from concurrent.futures import Future
+from typing import Any, Callable, List, Optional, Sequence
+
+import torch
+from lmcache.logging import init_logger
+from lmcache.utils import CacheEngineKey
+from lmcache.v1.memory_management import MemoryFormat, MemoryObj
+from lmcache.v1.storage_backend.abstract_backend import AllocatorBackendInterface, StoragePluginInterface
+
+import gcos
+from gcos.lmcache.announce import Announcer
+from gcos.lmcache.ahead import ReadAhead
+from gcos.lmcache.layout import EngineLayouts, Layout
+from gcos.lmcache.memory import PAGE, DeviceArena, Registrations, arenas, buffer_of, close_before
+from gcos.lmcache.options import Options, OptionError, Worker
+from gcos.lmcache.pins import Pins
+
+logger = init_logger(__name__)
+
+OnComplete = Optional[Callable[[CacheEngineKey], None]]
+
+#: Most seconds that a get waits for memory that others give back.
+_ALLOCATE_S = 5.0
+_ALLOCATE_STEP_S = 0.005
+
+
+class GcosBackend(StoragePluginInterface):
+    """Keeps LMCache's objects in a pool of GCOS.
+
+    The store's own index answers lookups; there is none here. Payloads move between LMCache's memory and
+    the drives without a copy. A put is durable when its future is done.
+    """
+
+    def __init__(
+        self,
+        config: Any = None,
+        metadata: Any = None,
+        local_cpu_backend: Any = None,
+        loop: Optional[asyncio.AbstractEventLoop] = None,
+        dst_device: str = "cpu",
+    ) -> None:
+        super().__init__(
+            dst_device=dst_device,
+            config=config,
+            metadata=metadata,
+            local_cpu_backend=local_cpu_backend,
+            loop=loop,
+        )
+        #: What happened so far, by name.
+        self.counters: Counter[str] = Counter()
+        self._said: set[str] = set()
+        self._lock = threading.Lock()
+        self._idle = threading.Condition(self._lock)
+        self._under_way = 0
+        self._closing = False
+        self._closed = False
+        self._putting: set[bytes] = set()
+        self._store: Optional[gcos.Store] = None
+        self._device: Optional[DeviceArena] = None
+        self._metrics: Any = None
+        try:
+            self._open()
+        except Exception as error:
+            self._abandon()
+            logger.error("GCOS is not used: %s", _sentence(error))
+            raise RuntimeError(f"GCOS is not used: {_sentence(error)}") from error
+
+    def __str__(self) -> str:
+        return "GcosBackend"
+
+    # -- Opening and closing
+
+    def _open(self) -> None:
+        metadata = self.metadata
+        if self.config is None or metadata is None:
+            raise OptionError("LMCache gave the plugin no configuration or metadata: version 0.5.6 or later is needed")
+        worker = Worker(int(metadata.local_worker_id), max(1, int(metadata.local_world_size)))
+        self._options = Options.read(self.config.extra_config, worker)
+        if self._options.log_level is not None:
+            import logging
+
+            logging.getLogger("gcos.lmcache").setLevel(self._options.log_level)
+            for name in ("backend", "announce", "l2"):
+                logging.getLogger(f"gcos.lmcache.{name}").setLevel(self._options.log_level)
+        for warning in self._options.warnings:
+            logger.warning("%s", warning)
+        self._layouts = EngineLayouts(self.config, metadata)
+        if metadata.role == "scheduler":
+            logger.warning(
+                "GCOS answers no lookups in the scheduler's process: the pool is open in the worker's. "
+                "Turn enable_scheduler_bypass_lookup off"
+            )
+            return
+        if self.local_cpu_backend is None:
+            raise OptionError("there is no local CPU backend to take memory from: set max_local_cpu_size above 0")
+        if self._layouts.current() is None:
+            raise OptionError("the layout of this engine's objects is one that GCOS does not know")
+        self._store = gcos.Store.open(self._options.pool, create=True, threads=self._options.threads)
+        self._pins = Pins(self._store)
+        self._registrations = Registrations(self._store)
+        self._register_memory()
+        self._open_device_memory()
+        self._ahead = ReadAhead(self._options.prefetch_size, self._layouts.layers)
+        if self._options.metrics_address is not None:
+            self._metrics = self._store.serve_metrics(self._options.metrics_address)
+            logger.info("Metrics are at http://%s/metrics", self._metrics.address)
+        self._announcer = Announcer(
+            self.config, metadata, getattr(self.local_cpu_backend, "lmcache_worker", None), self._location()
+        )
+        self._announcer.restart(self._store, self._layouts.current())
+        stats = self._store.stats()
+        logger.info(
+            "GCOS pool of %.1f GiB open with %d objects; %.1f MiB of memory registered",
+            stats.capacity_bytes / (1 << 30),
+            stats.objects,
+            self._registrations.bytes / (1 << 20),
+        )
+
+    def _location(self) -> str:
+        """The name under which the storage manager knows this backend."""
+        extra = self.config.extra_config or {}
+        for name in self.config.storage_plugins or []:
+            if extra.get(f"storage_plugin.{name}.class_name") == type(self).__name__:
+                return str(name)
+        return str(self)
+
+    def _register_memory(self) -> None:
+        allocator = self.local_cpu_backend.get_memory_allocator()
+        close_before(allocator, self._quiesce)
+        for arena in arenas(allocator):
+            try:
+                self._registrations.add(arena.data_ptr(), arena.numel() * arena.element_size(), arena)
+            except gcos.GcosError as error:
+                self._once("register", "LMCache's memory could not be registered, so every byte is copied: %s", error)
+        alignment = getattr(allocator, "align_bytes", PAGE)
+        if alignment % PAGE:
+            self._once(
+                "alignment",
+                "LMCache aligns its memory to %d bytes, so GCOS copies: set extra_config "
+                "local_cpu.pinned_align_bytes to 4096",
+                alignment,
+            )
+        if not self._registrations.bytes:
+            self._once("arena", "LMCache's allocator %s has no memory to register, so every byte is copied", allocator)
+
+    def _open_device_memory(self) -> None:
+        mib = self._options.device_buffer_mib
+        if not mib:
+            return
+        if not str(self.dst_device).startswith("cuda"):
+            raise OptionError(f"gcos_device_buffer_mib is {mib}, but the device is {self.dst_device}: set it to 0")
+        if self.config.local_cpu:
+            raise OptionError(
+                "gcos_device_buffer_mib does not go together with local_cpu: true, which would keep that memory; "
+                "set one of both to 0 or false"
+            )
+        self._device = DeviceArena(self._store.device_buffer(self.dst_device, mib << 20))
+
+    def _abandon(self) -> None:
+        """Ends what a failed open has begun."""
+        self._closed = self._closing = True
+        store, self._store = self._store, None
+        if store is not None:
+            registrations = getattr(self, "_registrations", None)
+            if registrations is not None:
+                registrations.close()
+            store.close()
+
+    def _quiesce(self) -> bool:
+        """Takes no more work and waits for what is under way. ``False`` when that does not end in time."""
+        deadline = time.monotonic() + (self._options.close_timeout_s if self._store is not None else 0)
+        with self._idle:
+            if self._closed:
+                return True
+            self._closing = True
+        self._ahead.drop_all()
+        with self._idle:
+            while self._under_way:
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    logger.error("GCOS still has %d transfers under way; LMCache's memory is kept", self._under_way)
+                    return False
+                self._idle.wait(left)
+        self._registrations.close()
+        return True
+
+    def close(self) -> None:
+        """Waits for I/O, gives pins back and closes the pool."""
+        if self._store is None or self._closed:
+            self._closed = True
+            return
+        quiet = self._quiesce()
+        self._closed = True
+        self._pins.release_all()
+        self._announcer.close(self._options.close_timeout_s)
+        if self._metrics is not None:
+            self._metrics.close()
+        self._device = None
+        if quiet:
+            self._store.close()
+        logger.info("GCOS closed; %s", dict(self.counters))
+
+    def _begin(self) -> bool:
+        with self._lock:
+            if self._closing or self._store is None:
+                return False
+            self._under_way += 1
+            return True
+
+    def _end(self) -> None:
+        with self._idle:
+            self._under_way -= 1
+            if not self._under_way:
+                self._idle.notify_all()
+
+    # -- Keys
+
+    def _name(self, key: CacheEngineKey) -> Optional[bytes]:
+        """The key in the store, for objects of this engine's layout."""
+        layout = self._layouts.of_key(key)
+        if layout is None:
+            return None
+        name = layout.key(key.to_string())
+        if name is None:
+            self.counters["keys_too_long"] += 1
+            self._once("long", "the key %s is too long for GCOS; such objects are not stored", key.to_string())
+        return name
+
+    def _once(self, what: str, message: str, *args: Any) -> None:
+        """A warning that is said once."""
+        with self._lock:
+            if what in self._said:
+                return
+            self._said.add(what)
+        logger.warning(message, *args)
+
+    def _leading(self, keys: Sequence[CacheEngineKey]) -> list[bytes]:
+        """The keys in the store of the leading objects that are there."""
+        if self._store is None or self._closing:
+            return []
+        names: list[bytes] = []
+        for key in keys:
+            name = self._name(key)
+            if name is None:
+                break
+            names.append(name)
+        return names[: self._store.prefix(names)]
+
+    def contains(self, key: CacheEngineKey, pin: bool = False) -> bool:
+        """Whether an object is there. For the first layer of a chunk: whether all its layers are."""
+        if self._layouts.layerwise and getattr(key, "layer_id", None) == 0 and not pin:
+            # The engine asks for the first layer alone and then trusts that the others are there.
+            layers = key.split_layers(self._layouts.layers)
+            return len(self._leading(layers)) == len(layers)
+        return self._pin_leading([key], pin, None) == 1
+
+    def batched_contains(self, keys: List[CacheEngineKey], pin: bool = False) -> int:
+        """How many of the leading objects are there, in one call to the store."""
+        return self._pin_leading(keys, pin, None)
+
+    async def batched_async_contains(self, lookup_id: str, keys: List[CacheEngineKey], pin: bool = False) -> int:
+        """As :meth:`batched_contains`; pins are kept until the get of this lookup, or its end."""
+        return self._pin_leading(keys, pin, lookup_id)
+
+    def _pin_leading(self, keys: Sequence[CacheEngineKey], pin: bool, lookup_id: Optional[str]) -> int:
+        names = self._leading(keys)
+        if not pin or not names:
+            return len(names)
+        return self._pins.take(names, lookup_id)
+
+    def exists_in_put_tasks(self, key: CacheEngineKey) -> bool:
+        """Whether a put of this key is under way."""
+        name = self._name(key)
+        with self._lock:
+            return name in self._putting
+
+    def pin(self, key: CacheEngineKey) -> bool:
+        """Protects an object from eviction."""
+        return self._pin_leading([key], True, None) == 1
+
+    def unpin(self, key: CacheEngineKey) -> bool:
+        """Takes one pin back."""
+        name = self._name(key)
+        return name is not None and self._store is not None and not self._closed and self._pins.give_back(name)
+
+    def touch_cache(self) -> None:
+        """Marks what the last lookups found as just used, the first chunk last."""
+        if self._store is not None and not self._closing:
+            self._pins.touch_recent()
+
+    def remove(self, key: CacheEngineKey, force: bool = True) -> bool:
+        """Removes an object. Without ``force``, not one that is pinned."""
+        name = self._name(key)
+        if name is None or not self._begin():
+            return False
+        try:
+            if not force:
+                info = self._store.info(name)
+                if info is None or info.pins:
+                    return False
+            self._pins.forget(name)
+            if not self._store.remove(name):
+                return False
+        except gcos.GcosError as error:
+            self._failed("removes_failed", "remove", error)
+            return False
+        finally:
+            self._end()
+        self._announcer.gone(key)
+        return True
+
+    def clear(self) -> int:
+        """Removes everything that has this engine's layout. Returns the number of tokens removed."""
+        layout = self._layouts.current()
+        if layout is None or not self._begin():
+            return 0
+        tokens = 0
+        try:
+            for name, length in list(self._store.keys(prefix=layout.tag.encode() + b"|")):
+                if self._store.remove(name):
+                    tokens += layout.tokens(length) or 0
+        finally:
+            self._end()
+        return tokens // self._layouts.layers if self._layouts.layerwise else tokens
+
+    def cancel_request(self, req_id: str) -> None:
+        """Gives the pins of a request back."""
+        if self._store is not None and not self._closed:
+            self._pins.end_lookup(req_id)
+
+    # -- Puts
+
+    def batched_submit_put_task(
+        self,
+        keys: Sequence[CacheEngineKey],
+        objs: List[MemoryObj],
+        transfer_spec: Any = None,
+        on_complete_callback: OnComplete = None,
+    ) -> Optional[List[Future]]:
+        """Stores objects that are not there yet. The futures are done when they are durable."""
+        items = self._accept(keys, objs)
+        if not items:
+            return None
+        step = self._options.batch_size or len(items)
+        slices = [items[at : at + step] for at in range(0, len(items), step)]
+        return [future for part in slices if (future := self._submit(part, on_complete_callback)) is not None]
+
+    async def async_batched_submit_put_task(
+        self,
+        keys: Sequence[CacheEngineKey],
+        objs: List[MemoryObj],
+        transfer_spec: Any = None,
+        on_complete_callback: OnComplete = None,
+    ) -> None:
+        """As :meth:`batched_submit_put_task`; ends when the objects are durable."""
+        futures = self.batched_submit_put_task(keys, objs, transfer_spec, on_complete_callback)
+        for future in futures or []:
+            await asyncio.wrap_future(future)
+
+    def _accept(
+        self, keys: Sequence[CacheEngineKey], objs: List[MemoryObj]
+    ) -> list[tuple[bytes, CacheEngineKey, MemoryObj]]:
+        """What is to be put. It counts as under way, and its memory is held."""
+        if self._closing or self._store is None:
+            return []
+        items = []
+        for key, obj in zip(keys, objs):
+            name = self._name(key)
+            if name is None or not self._is_ours(key, obj):
+                continue
+            with self._lock:
+                if name in self._putting:
+                    self.counters["puts_under_way_already"] += 1
+                    continue
+                self._putting.add(name)
+            obj.ref_count_up()
+            items.append((name, key, obj))
+        return items
+
+    def _is_ours(self, key: CacheEngineKey, obj: MemoryObj) -> bool:
+        """Whether an object has the layout that gets of its key expect."""
+        layout = self._layouts.of_key(key)
+        meta = obj.metadata
+        shapes = meta.shapes if meta.shapes else [meta.shape]
+        dtypes = meta.dtypes if meta.dtypes else [meta.dtype]
+        if layout is not None and layout.matches(meta.fmt.name, shapes, dtypes):
+            return layout.tokens(obj.get_size()) is not None
+        self.counters["other_layouts"] += 1
+        self._once(
+            "layout",
+            "an object of the layout %s %s %s is not stored: this engine's is %s",
+            meta.fmt.name,
+            [tuple(shape) for shape in shapes],
+            dtypes,
+            layout.text() if layout else "none",
+        )
+        return False
+
+    def _submit(self, items: list[tuple[bytes, CacheEngineKey, MemoryObj]], callback: OnComplete) -> Optional[Future]:
+        if not self._begin():
+            self._release_puts(items)
+            return None
+        try:
+            future = self._store.submit_put_many(
+                [name for name, _, _ in items], [buffer_of(obj) for _, _, obj in items], if_exists="keep"
+            )
+        except Exception as error:
+            self._failed("puts_failed", "put", error, len(items))
+            self._release_puts(items)
+            self._end()
+            return None
+        done: Future = Future()
+        done.set_running_or_notify_cancel()
+        future.add_done_callback(lambda ended: self._put_ended(ended, items, callback, done))
+        return done
+
+    def _put_ended(self, ended: Future, items: list, callback: OnComplete, done: Future) -> None:
+        try:
+            try:
+                results = ended.result()
+            except BaseException as error:  # also a cancellation at close
+                results = [error] * len(items)
+            self._release_puts(items)
+            for (_, key, _), result in zip(items, results):
+                if isinstance(result, BaseException):
+                    full = isinstance(result, gcos.Full)
+                    self._failed("puts_dropped_full" if full else "puts_failed", "put", result)
+                    continue
+                self.counters["puts" if result else "puts_kept"] += 1
+                if result:
+                    self._announcer.admitted(key)
+                _call(callback, key)
+            if not self._closing:
+                self._announcer.usage(self._store)
+        except Exception as error:
+            logger.warning("After a put: %s", error)
+        finally:
+            self._end()
+            done.set_result(None)
+
+    def _release_puts(self, items: list) -> None:
+        with self._lock:
+            self._putting.difference_update(name for name, _, _ in items)
+        for _, _, obj in items:
+            obj.ref_count_down()
+
+    def _failed(self, counter: str, operation: str, error: BaseException, count: int = 1) -> None:
+        self.counters[counter] += count
+        kind = type(error).__name__
+        self._once(f"{operation} {kind}", "GCOS: a %s failed (said once for each kind): %s: %s", operation, kind, error)
+
+    # -- Gets
+
+    def get_blocking(self, key: CacheEngineKey) -> Optional[MemoryObj]:
+        """An object, or ``None`` when there is none."""
+        return self.batched_get_blocking([key])[0]
+
+    def batched_get_blocking(self, keys: List[CacheEngineKey]) -> List[Optional[MemoryObj]]:
+        """Objects, ``None`` for each that is not there."""
+        if not keys or not self._begin():
+            return [None] * len(keys)
+        try:
+            wanted = self._wanted(keys, gaps=True)
+            objs = self._allocate(wanted, wait=True)
+            found: list[Optional[MemoryObj]] = [None] * len(keys)
+            step = self._options.batch_size or max(1, len(objs))
+            for at in range(0, len(objs), step):
+                part, into = wanted[at : at + step], objs[at : at + step]
+                results = self._get_many([name for _, name, _, _ in part], into)
+                for (place, _, _, _), obj, result in zip(part, into, results):
+                    found[place] = self._arrived(obj, result)
+            return found
+        finally:
+            self._end()
+
+    def get_non_blocking(self, key: CacheEngineKey, location: Optional[str] = None) -> Optional[Future]:
+        """A future of an object. ``None`` when there is none."""
+        if self.loop is None or not self._leading([key]):
+            return None
+
+        async def first() -> Optional[MemoryObj]:
+            objs = await self.batched_get_non_blocking("", [key])
+            return objs[0] if objs else None
+
+        return asyncio.run_coroutine_threadsafe(first(), self.loop)
+
+    async def batched_get_non_blocking(
+        self, lookup_id: str, keys: list[CacheEngineKey], transfer_spec: Any = None
+    ) -> list[MemoryObj]:
+        """The leading objects that are there. Raises for layers that are not all there: the engine counts on
+        them by then, and would take what is in its memory for them."""
+        layered = bool(keys) and hasattr(keys[0], "layer_id")
+        objs: list[MemoryObj] = []
+        try:
+            if self._begin():
+                try:
+                    objs = await self._read_leading(keys, layered)
+                finally:
+                    self._end()
+        finally:
+            if self._store is not None and not self._closed:
+                self._pins.end_lookup(lookup_id)
+        if layered and len(objs) < len(keys):
+            for obj in objs:
+                obj.ref_count_down()
+            self.counters["layers_missing"] += 1
+            raise LookupError(f"{len(keys) - len(objs)} of {len(keys)} objects of a layer are not in the GCOS pool any more")
+        return objs
+
+    async def _read_leading(self, keys: list[CacheEngineKey], layered: bool) -> list[MemoryObj]:
+        ready = self._ahead.take(keys) if layered else None
+        if layered:
+            self._ahead.go_on(keys, self._read_ahead, self._release_ahead)
+        if ready is not None:
+            objs = await asyncio.wrap_future(ready)
+            if len(objs) == len(keys):
+                return objs
+            for obj in objs:
+                obj.ref_count_down()
+        wanted = self._wanted(keys, gaps=False)
+        objs = self._allocate(wanted, wait=False)
+        if len(objs) < len(wanted):
+            more = await asyncio.to_thread(self._allocate, wanted[len(objs) :], True)
+            objs = objs + more
+        if not objs:
+            return []
+        results = await self._submit_get([name for _, name, _, _ in wanted[: len(objs)]], objs)
+        return self._leading_arrived(objs, results)
+
+    def _leading_arrived(self, objs: list[MemoryObj], results: Sequence[Any]) -> list[MemoryObj]:
+        arrived: list[MemoryObj] = []
+        for obj, result in zip(objs, results):
+            kept = self._arrived(obj, result)
+            if kept is None:
+                break
+            arrived.append(kept)
+        for obj in objs[len(arrived) + 1 :]:
+            obj.ref_count_down()
+        return arrived
+
+    def _read_ahead(self, keys: list[CacheEngineKey]) -> Optional[Future]:
+        """Reads objects into memory that is free now. ``None`` when there is not enough."""
+        wanted = self._wanted(keys, gaps=False)
+        if len(wanted) < len(keys) or not self._begin():
+            return None
+        objs = self._allocate(wanted, wait=False, evict=False)
+        if len(objs) < len(keys):
+            for obj in objs:
+                obj.ref_count_down()
+            self._end()
+            return None
+        ready: Future = Future()
+        ready.set_running_or_notify_cancel()
+
+        def ended(reading: Future) -> None:
+            try:
+                ready.set_result(self._leading_arrived(objs, _results(reading, len(objs))))
+            finally:
+                self._end()
+
+        try:
+            reading = self._store.submit_get_many([name for _, name, _, _ in wanted], [buffer_of(o) for o in objs])
+        except Exception:
+            for obj in objs:
+                obj.ref_count_down()
+            self._end()
+            return None
+        reading.add_done_callback(ended)
+        self.counters["layers_read_ahead"] += 1
+        return ready
+
+    def _release_ahead(self, ready: Future) -> None:
+        """Gives memory back that was read into ahead and that nobody has asked for."""
+
+        def release(ended: Future) -> None:
+            for obj in ended.result():
+                obj.ref_count_down()
+
+        self.counters["layers_read_in_vain"] += 1
+        ready.add_done_callback(release)
+
+    def _wanted(self, keys: Sequence[CacheEngineKey], gaps: bool) -> list[tuple[int, bytes, Layout, int]]:
+        """What is there of the keys: place, key in the store, layout and number of tokens."""
+        wanted = []
+        for place, key in enumerate(keys):
+            name, layout = self._name(key), self._layouts.of_key(key)
+            info = self._store.info(name) if name is not None else None
+            tokens = layout.tokens(info.len) if info is not None and layout is not None else None
+            if name is not None and layout is not None and tokens is not None:
+                wanted.append((place, name, layout, tokens))
+                continue
+            self.counters["misses"] += 1
+            if not gaps:
+                break
+        return wanted
+
+    def _allocate(
+        self, wanted: Sequence[tuple[int, bytes, Layout, int]], wait: bool, evict: bool = True
+    ) -> list[MemoryObj]:
+        """Memory for as many of the leading ones as there is room for."""
+        deadline = time.monotonic() + (_ALLOCATE_S if wait else 0)
+        objs: list[MemoryObj] = []
+        for _, _, layout, tokens in wanted:
+            shapes = [torch.Size(shape) for shape in layout.shapes(tokens)]
+            dtypes = [getattr(torch, name) for name, _ in layout.groups]
+            obj = self._allocate_one(shapes, dtypes, MemoryFormat[layout.format], evict)
+            while obj is None and time.monotonic() < deadline and not self._closing:
+                time.sleep(_ALLOCATE_STEP_S)
+                obj = self._allocate_one(shapes, dtypes, MemoryFormat[layout.format], evict)
+            if obj is None:
+                if evict and wait:
+                    self.counters["no_memory"] += 1
+                    self._once("memory", "LMCache has no memory for a get of %d bytes", layout.token_bytes * tokens)
+                break
+            objs.append(obj)
+        return objs
+
+    def _allocate_one(self, shapes: list, dtypes: list, fmt: MemoryFormat, evict: bool) -> Optional[MemoryObj]:
+        if self._device is not None:
+            return self._device.allocate(shapes, dtypes, fmt)
+        return self.local_cpu_backend.allocate(shapes, dtypes, fmt, eviction=evict, busy_loop=False)
+
+    def _get_many(self, names: list[bytes], objs: list[MemoryObj]) -> Sequence[Any]:
+        try:
+            return self._store.get_many(names, [buffer_of(obj) for obj in objs])
+        except gcos.GcosError as error:
+            return [error] * len(names)
+
+    async def _submit_get(self, names: list[bytes], objs: list[MemoryObj]) -> Sequence[Any]:
+        """Reads without holding the loop up. The memory is not let go of before the drives are done with it."""
+        try:
+            reading = self._store.submit_get_many(names, [buffer_of(obj) for obj in objs])
+        except Exception as error:
+            return [error] * len(names)
+        try:
+            return await asyncio.shield(asyncio.wrap_future(reading))
+        except asyncio.CancelledError:
+            with self._lock:
+                self._under_way += 1
+
+            def release(_: Future) -> None:
+                for obj in objs:
+                    obj.ref_count_down()
+                self._end()
+
+            reading.add_done_callback(release)
+            raise
+        except Exception as error:
+            return [error] * len(names)
+
+    def _arrived(self, obj: MemoryObj, result: Any) -> Optional[MemoryObj]:
+        if result is True:
+            self.counters["gets"] += 1
+            return obj
+        obj.ref_count_down()
+        if isinstance(result, BaseException):
+            self._failed("gets_failed", "get", result)
+        else:
+            self.counters["misses"] += 1
+        return None
+
+    def get_allocator_backend(self) -> AllocatorBackendInterface:
+        """Where objects that are put lie: LMCache's host memory, from which drives read without a copy."""
+        if self.local_cpu_backend is None:
+            raise RuntimeError("there is no local CPU backend: set max_local_cpu_size above 0")
+        return self.local_cpu_backend
+
+
+def _results(ended: Future, count: int) -> Sequence[Any]:
+    try:
+        return ended.result()
+    except BaseException as error:
+        return [error] * count
+
+
+def _call(callback: OnComplete, key: CacheEngineKey) -> None:
+    if callback is None:
+        return
+    try:
+        callback(key)
+    except Exception as error:
+        logger.warning("on_complete_callback failed for key %s: %s", key, error)
+
+
+def _sentence(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
