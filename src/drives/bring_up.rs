@@ -13,7 +13,6 @@ use gcos_nvme::{Completion, Controller, NvmeError, Options};
 use super::OpenError;
 use super::choice::DriveChoice;
 use super::image::{self, Made};
-use super::patience::when_free;
 use super::platform::Queues;
 use crate::config::{Config, PathKind};
 
@@ -86,10 +85,7 @@ fn medium(
                 image::create(file, bytes, made)?;
             }
             image::check(file, bytes)?;
-            when_free(
-                || Medium::file(file, config.emulated.direct_io),
-                |error| matches!(error, EmulatorError::Locked { .. }),
-            )
+            Medium::file(file, config.emulated.direct_io)
         }
         PathKind::Pci(_) | PathKind::Bound(_) | PathKind::Kernel(_) => {
             return Err(OpenError::NoQueues { path: kind.to_string() });

@@ -11,7 +11,6 @@ use gcos_hw::kernel::{Direct, KernelError, Target, TargetOptions};
 use super::OpenError;
 use super::choice::DriveChoice;
 use super::image::{self, Made};
-use super::patience::when_free;
 use crate::config::{Config, KernelWay, PathKind};
 
 const FORCE: &str = "kernel_path.force";
@@ -98,11 +97,7 @@ fn is_device_path(file: &Path) -> bool {
 fn open(config: &Config, file: &Path) -> Result<Arc<Target>, OpenError> {
     let direct = if config.kernel_path.use_direct_io { Direct::Require } else { Direct::Never };
     let options = TargetOptions { direct, read_only: false };
-    let target = when_free(
-        || Target::open(file, &options),
-        |error| matches!(error, KernelError::InUse { .. }),
-    );
-    target.map_err(|source| match source {
+    Target::open(file, &options).map_err(|source| match source {
         KernelError::Os { source, .. } if source.kind() == io::ErrorKind::NotFound => {
             OpenError::NoFile { path: file.to_owned() }
         }

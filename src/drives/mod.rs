@@ -7,7 +7,6 @@ mod error;
 mod gpu;
 mod image;
 mod kernel;
-mod patience;
 mod platform;
 mod watch;
 

@@ -94,7 +94,7 @@ impl Medium {
     pub fn file(path: &Path, direct: bool) -> Result<Arc<Self>, EmulatorError> {
         let fail = |what| move |source| EmulatorError::File { path: path.to_owned(), what, source };
         let io = FileIo::open(path, direct).map_err(fail("open for reading and writing"))?;
-        match io.file().try_lock() {
+        match gcos_hw::lock(io.file(), gcos_hw::Sharing::Nobody) {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
                 return Err(EmulatorError::Locked { path: path.to_owned() });

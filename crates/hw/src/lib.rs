@@ -14,6 +14,7 @@ mod file;
 mod function;
 pub mod kernel;
 mod lines;
+mod lock;
 mod memory;
 mod order;
 pub mod pci;
@@ -27,6 +28,7 @@ pub use event::EventFd;
 pub use file::{FileIo, MemoryRange, open_direct};
 pub use function::{Function, Intercept, relax_spinning};
 pub use lines::LineLoads;
+pub use lock::{Sharing, lock};
 pub use memory::SharedMemory;
 pub use order::order_stores;
 

@@ -151,7 +151,7 @@ impl FileEngine {
     /// As the engine does with its own: remembers a change to the target by another way whose deadline
     /// has passed and that may still be made.
     pub(crate) fn fence_given_up(&self, batch: &Arc<Batch>, extents: &[Extent]) {
-        self.shared.let_loose(batch, extents, true);
+        self.shared.let_loose(batch, &self.shared.carrier, extents, true);
     }
 
     /// What has to end before another way may change these blocks.
@@ -159,8 +159,7 @@ impl FileEngine {
         let standing = self.shared.target.standing();
         let first = || standing.given_up().or_else(|| standing.before(&ranges(extents)));
         first().and_then(|_| {
-            self.shared.carrier.poll();
-            self.shared.helper.poll();
+            standing.look();
             first()
         })
     }
@@ -267,16 +266,15 @@ impl Shared {
         let standing = self.target.standing();
         let fail = |kind, detail| Err(request.error(&self.geometry, kind, detail));
         if standing.given_up().is_some() {
-            self.carrier.poll();
-            self.helper.poll();
+            standing.look();
             if standing.given_up().is_some() {
                 return fail(IoErrorKind::Device, LOOSE);
             }
         }
         let ranges = ranges(&request.extents);
         while let Some(batch) = standing.before(&ranges) {
-            // It is with one of the two, or with another way to the same target.
-            self.helper.poll();
+            // It may be with another way to the same target, which nobody may use any more.
+            standing.look();
             if !self.carrier.wait(&batch, until.min(Instant::now() + SLICE))
                 && Instant::now() >= until
             {
@@ -288,8 +286,14 @@ impl Shared {
     }
 
     /// Remembers a change that nobody waits for any more.
-    pub(super) fn let_loose(&self, batch: &Arc<Batch>, extents: &[Extent], given_up: bool) {
-        self.target.standing().let_loose(batch, ranges(extents), given_up);
+    pub(super) fn let_loose(
+        &self,
+        batch: &Arc<Batch>,
+        carrier: &Arc<dyn Carrier>,
+        extents: &[Extent],
+        given_up: bool,
+    ) {
+        self.target.standing().let_loose(batch, carrier, ranges(extents), given_up);
     }
 
     /// What the kernel is to do for a request, and the memory in between.
@@ -363,7 +367,7 @@ fn start(shared: &Arc<Shared>, request: Request) -> Result<Box<dyn Ticket>, IoEr
     let observer: Arc<Trust> = Arc::clone(&shared.trust);
     let batch = Batch::new(jobs.len(), Some(observer));
     if matches!(request.op, Op::Flush | Op::Write { fua: true })
-        && !shared.trust.ask(&batch, &**carrier, until)
+        && !shared.trust.ask(&batch, carrier, until)
     {
         let detail = "an earlier flush or durable write of this drive has not ended yet";
         return Err(request.error(&shared.geometry, IoErrorKind::Timeout, detail));
@@ -374,7 +378,7 @@ fn start(shared: &Arc<Shared>, request: Request) -> Result<Box<dyn Ticket>, IoEr
         let job = Job { op, offset, len, memory, batch: Arc::clone(&batch) };
         if let Err(error) = carrier.start(job, until) {
             let (kind, detail) = (words::kind(&error), words::of(&error));
-            batch.end(op, Err(error));
+            batch.refuse(error);
             if started == 0 {
                 jobs.for_each(|job| batch.end(job.op, Ok(())));
                 return Err(request.error(&shared.geometry, kind, detail));
@@ -409,9 +413,8 @@ impl Engine for FileEngine {
 
     fn shutdown(&self, deadline: Duration) -> Result<(), IoError> {
         let shared = &self.shared;
-        if shared.closed.swap(true, Ordering::AcqRel) {
-            return Ok(());
-        }
+        // One that has failed is no reason to say of the next that all is durable: it does everything again.
+        shared.closed.store(true, Ordering::Release);
         let until = Instant::now() + deadline.min(LONGEST);
         let error =
             |kind, detail: String| IoError::about(&shared.geometry.name, kind, "shutdown", detail);

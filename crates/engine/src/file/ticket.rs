@@ -2,12 +2,11 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use gcos_hw::kernel::{Batch, Carrier};
-use smallvec::SmallVec;
 
 use super::bounce::Bounce;
 use super::engine::Shared;
 use super::words;
-use crate::{Extent, IoError, IoErrorKind, Op, Request, Ticket};
+use crate::{IoError, IoErrorKind, Op, Request, Ticket};
 
 /// A request that the kernel works on.
 #[derive(Debug)]
@@ -15,10 +14,9 @@ pub(super) struct FileTicket {
     shared: Arc<Shared>,
     carrier: Arc<dyn Carrier>,
     batch: Arc<Batch>,
-    op: Op,
-    extents: SmallVec<[Extent; 1]>,
+    /// Without its memory, which the kernel's part of it holds.
+    request: Request,
     bounces: Vec<Bounce>,
-    deadline: std::time::Duration,
     until: Instant,
     /// Whether whoever asked has had an answer.
     answered: bool,
@@ -29,52 +27,43 @@ impl FileTicket {
         shared: &Arc<Shared>,
         carrier: &Arc<dyn Carrier>,
         batch: Arc<Batch>,
-        request: Request,
+        mut request: Request,
         bounces: Vec<Bounce>,
         until: Instant,
     ) -> Self {
+        request.segments.clear();
         Self {
             shared: Arc::clone(shared),
             carrier: Arc::clone(carrier),
             batch,
-            op: request.op,
-            extents: request.extents,
+            request,
             bounces,
-            deadline: request.deadline,
             until,
             answered: false,
         }
     }
 
     fn error(&self, kind: IoErrorKind, detail: impl Into<String>) -> IoError {
-        IoError {
-            kind,
-            drive: self.shared.geometry.name.clone(),
-            op: self.op.name(),
-            offset: self.extents.first().map_or(0, |extent| extent.offset),
-            len: self.extents.iter().map(|extent| extent.len).sum(),
-            detail: detail.into(),
-            source: None,
-        }
+        self.request.error(&self.shared.geometry, kind, detail)
     }
 
     /// The answer once the batch is finished.
     fn answer(&mut self) -> Result<(), IoError> {
         self.answered = true;
         if let Some(error) = self.batch.take_error() {
-            if self.op == Op::Deallocate && self.shared.refuses_discard(&error) {
+            if self.request.op == Op::Deallocate && self.shared.refuses_discard(&error) {
                 return Ok(());
             }
             let failed = self.error(words::kind(&error), words::of(&error));
             return Err(IoError { source: Some(error.into()), ..failed });
         }
         // Another one may have failed meanwhile, and have been told what this one was not.
-        if matches!(self.op, Op::Flush | Op::Write { fua: true })
+        if matches!(self.request.op, Op::Flush | Op::Write { fua: true })
             && let Some(reason) = self.shared.distrusted()
         {
             return Err(self.error(IoErrorKind::Device, reason));
         }
-        if self.op == Op::Read {
+        if self.request.op == Op::Read {
             let copied = self.bounces.iter().try_for_each(Bounce::copy_out);
             copied.map_err(|error| self.error(IoErrorKind::Invalid, error.to_string()))?;
         }
@@ -88,16 +77,17 @@ impl FileTicket {
         self.let_loose(true);
         let detail = format!(
             "not done within {:?} and given up; as long as the kernel holds it, its memory stays lent",
-            self.deadline
+            self.request.deadline
         );
         Err(self.error(IoErrorKind::Timeout, detail))
     }
 
     /// Nobody waits for it any more: from now on a change may be made at any time.
     fn let_loose(&self, given_up: bool) {
-        let changes = matches!(self.op, Op::Write { .. } | Op::Deallocate);
+        let changes = matches!(self.request.op, Op::Write { .. } | Op::Deallocate);
         if changes && !self.batch.is_finished() {
-            self.shared.let_loose(&self.batch, &self.extents, given_up);
+            let extents = &self.request.extents;
+            self.shared.let_loose(&self.batch, &self.carrier, extents, given_up);
         }
     }
 }

@@ -12,7 +12,7 @@ use gcos_hw::kernel::{Batch, Carrier, JobOp, Observer, Target};
 
 use super::words;
 
-/// Longest wait for what another way to the same target may look after.
+/// Longest wait before other ways to the same target are asked to look.
 pub(super) const SLICE: Duration = Duration::from_millis(5);
 
 /// Keeps the first failure in the target's [`gcos_hw::kernel::Standing`], where every way to it finds it.
@@ -30,12 +30,19 @@ impl Trust {
 
     /// Lets a batch ask that makes something durable. With the page cache it waits for the one that asks
     /// already, `until` at most: whether it may go on.
-    pub(super) fn ask(&self, batch: &Arc<Batch>, carrier: &dyn Carrier, until: Instant) -> bool {
+    pub(super) fn ask(
+        &self,
+        batch: &Arc<Batch>,
+        carrier: &Arc<dyn Carrier>,
+        until: Instant,
+    ) -> bool {
         if !self.cached {
             return true;
         }
-        while let Err(other) = self.target.standing().ask_alone(batch) {
-            // It may be with another way to the same target, which looks after it.
+        let standing = self.target.standing();
+        while let Err(other) = standing.ask_alone(batch, carrier) {
+            // It may be with another way to the same target, which nobody may use any more.
+            standing.look();
             if !carrier.wait(&other, until.min(Instant::now() + SLICE)) && Instant::now() >= until {
                 return false;
             }

@@ -243,6 +243,57 @@ fn a_shutdown_that_the_kernel_holds_up_ends_at_its_deadline() {
         assert_eq!((error.kind, error.op), (IoErrorKind::Timeout, "shutdown"));
         faults.let_go(target);
         ticket.wait().unwrap();
+        // Nothing was made durable by that one, so the next has it all to do.
+        faults.add(is_sync, Fault::Fails(EIO), 1);
+        assert_eq!(engine.shutdown(SECOND).unwrap_err().kind, IoErrorKind::Media);
+        assert_eq!(engine.shutdown(SECOND).unwrap_err().kind, IoErrorKind::Device);
+    });
+}
+
+#[test]
+fn what_the_kernel_never_got_says_nothing_of_durability() {
+    for which in [is_sync, is_durable] {
+        each(|faults, _, engine| {
+            faults.add(which, Fault::Refused, 1);
+            let refused = if which(JobOp::Sync) {
+                flush(engine)
+            } else {
+                write(engine, 0, 1, true).map(drop)
+            };
+            assert_eq!(refused.unwrap_err(), IoErrorKind::Timeout);
+            flush(engine).unwrap();
+            write(engine, 0, 2, true).unwrap();
+            engine.shutdown(SECOND).unwrap();
+        });
+    }
+}
+
+#[test]
+fn another_way_learns_of_the_end_of_what_was_given_up_on_one_that_nobody_uses() {
+    each(|faults, target, engine| {
+        faults.add(is_write, Fault::Unread, 1);
+        let page = alloc(engine, 4096);
+        let late = fill(&page.as_dma(), 1);
+        let error = engine.run(Request::write(0, page.as_dma(), false, SHORT)).unwrap_err();
+        assert_eq!(error.kind, IoErrorKind::Timeout);
+        let other = open(target, by(gcos_engine::KernelPath::Posix));
+        assert_eq!(write(&other, 0, 2, true).unwrap_err(), IoErrorKind::Device);
+        faults.answer();
+        assert_eq!(flush(&other), Ok(()));
+        assert_eq!(read(&other, 0).unwrap(), late);
+        write(&other, 0, 2, true).unwrap();
+    });
+}
+
+#[test]
+fn another_way_learns_of_the_end_of_a_flush_on_one_that_nobody_uses() {
+    each(|faults, target, engine| {
+        faults.add(is_sync, Fault::Unread, 1);
+        let error = engine.run(Request::flush(SHORT)).unwrap_err();
+        assert_eq!(error.kind, IoErrorKind::Timeout);
+        faults.answer();
+        let other = open(target, by(gcos_engine::KernelPath::Posix));
+        other.run(Request::flush(SECOND)).unwrap();
     });
 }
 

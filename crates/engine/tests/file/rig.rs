@@ -5,6 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use gcos_engine::file::{Carriers, KernelCarriers};
@@ -111,6 +112,10 @@ pub(crate) enum Fault {
     Fails(i32),
     /// The kernel takes it and does not answer until it is let go.
     Hold,
+    /// It is not taken in its time.
+    Refused,
+    /// The kernel takes it, and from [`Faults::answer`] on tells of its end whoever looks there.
+    Unread,
 }
 
 type Rule = (fn(JobOp) -> bool, Fault, usize);
@@ -121,6 +126,7 @@ pub(crate) struct Faults {
     /// Which jobs, what, and how many of them.
     rules: Mutex<Vec<Rule>>,
     held: Mutex<Vec<Job>>,
+    answered: AtomicBool,
     /// Why there is no io_uring.
     no_ring: Option<&'static str>,
     /// Most bytes of a call, so that each transfer is a short one.
@@ -130,6 +136,7 @@ pub(crate) struct Faults {
 #[derive(Debug)]
 struct Faulty {
     inner: Arc<dyn Carrier>,
+    unread: Mutex<Vec<Job>>,
     faults: Arc<Faults>,
 }
 
@@ -161,6 +168,15 @@ impl Faults {
     ) -> Arc<FileEngine> {
         let space = host_space().unwrap();
         FileEngine::open_with(Arc::clone(target), space, options, &Seam(Arc::clone(self))).unwrap()
+    }
+
+    /// The kernel has done what nobody has looked for yet.
+    pub(crate) fn answer(&self) {
+        self.answered.store(true, Ordering::Release);
+    }
+
+    fn between(self: &Arc<Self>, inner: Arc<dyn Carrier>) -> Arc<dyn Carrier> {
+        Arc::new(Faulty { inner, unread: Mutex::default(), faults: Arc::clone(self) })
     }
 
     pub(crate) fn held(&self) -> usize {
@@ -195,7 +211,7 @@ impl Carriers for Seam {
             }
             None => KernelCarriers.ring(target, depth)?,
         };
-        Ok(Arc::new(Faulty { inner, faults: Arc::clone(&self.0) }))
+        Ok(self.0.between(inner))
     }
 
     fn pool(&self, target: &Arc<Target>, workers: usize, depth: u32) -> Arc<dyn Carrier> {
@@ -206,7 +222,7 @@ impl Carriers for Seam {
             }
             None => KernelCarriers.pool(target, workers, depth),
         };
-        Arc::new(Faulty { inner, faults: Arc::clone(&self.0) })
+        self.0.between(inner)
     }
 }
 
@@ -217,12 +233,20 @@ impl Carrier for Faulty {
                 job.batch.end(job.op, Err(io::Error::from_raw_os_error(errno)));
             }
             Some(Fault::Hold) => self.faults.held.lock().push(job),
+            Some(Fault::Refused) => return Err(io::ErrorKind::TimedOut.into()),
+            Some(Fault::Unread) => self.unread.lock().push(job),
             None => return self.inner.start(job, until),
         }
         Ok(())
     }
 
     fn poll(&self) {
+        if self.faults.answered.load(Ordering::Acquire) {
+            for job in std::mem::take(&mut *self.unread.lock()) {
+                self.inner.start(job, Instant::now() + SECOND).unwrap();
+            }
+            assert!(self.inner.drain(Instant::now() + 10 * SECOND));
+        }
         self.inner.poll();
     }
 

@@ -60,6 +60,14 @@ pub(super) struct Alignment {
     pub(super) offset: u32,
 }
 
+impl Alignment {
+    /// Whether there is direct I/O, and blocks of 512 or 4096 bytes in whole pages suit it.
+    pub(super) fn is_usable(&self) -> bool {
+        let suits = |align: u32| align > 0 && (PAGE_BYTES as u32).is_multiple_of(align);
+        suits(self.memory) && suits(self.offset)
+    }
+}
+
 /// What the kernel says that direct I/O asks for; `None` where it does not say (before Linux 6.1, and
 /// for file systems that do not know). Zeros: there is none.
 pub(super) fn told(file: &File) -> Option<Alignment> {
@@ -100,6 +108,24 @@ pub(super) fn probed(file: &File) -> Option<Alignment> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn blocks_that_do_not_divide_a_page_are_not_for_us() {
+        for (memory, offset, usable) in [
+            (1, 512, true),
+            (512, 512, true),
+            (4, 4096, true),
+            (4096, 2048, true),
+            (0, 0, false),
+            (512, 0, false),
+            (512, 8192, false),
+            (8192, 512, false),
+            (512, 520, false),
+        ] {
+            let alignment = Alignment { memory, offset };
+            assert_eq!(alignment.is_usable(), usable, "{alignment:?}");
+        }
+    }
 
     #[test]
     fn the_file_system_of_proc_is_a_number_and_probing_finds_a_block() {

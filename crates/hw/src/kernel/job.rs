@@ -102,10 +102,19 @@ impl Batch {
 
     /// Ends one job. The first error is kept.
     pub fn end(&self, op: JobOp, result: io::Result<()>) {
+        if let (Err(error), Some(observer)) = (&result, &self.observer) {
+            observer.failed(op, error);
+        }
+        self.count(result);
+    }
+
+    /// Ends one job that the kernel never got: the observer, to whom the kernel's word matters, is not told.
+    pub fn refuse(&self, error: io::Error) {
+        self.count(Err(error));
+    }
+
+    fn count(&self, result: io::Result<()>) {
         if let Err(error) = result {
-            if let Some(observer) = &self.observer {
-                observer.failed(op, &error);
-            }
             self.error.lock().get_or_insert(error);
         }
         // Whoever sees 0 sees what was read, and the error.

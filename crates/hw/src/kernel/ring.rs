@@ -174,17 +174,30 @@ impl Ring {
         }
     }
 
-    /// Asks again for what is to be asked again, and lets the kernel take what it has not.
+    /// Asks again for what is to be asked again and was not given up meanwhile, and lets the kernel take what
+    /// it has not.
     fn resume(&self) {
+        let mut given_up = Vec::new();
         let mut slots = self.slots.lock();
         for _ in 0..slots.later.len() {
-            if let Some(slot) = slots.later.pop_front() {
-                self.ask(&mut slots, slot);
+            let Some(slot) = slots.later.pop_front() else { break };
+            match slots.lend(slot) {
+                Some(work) if work.batch.is_given_up() => {
+                    slots.free(slot);
+                    given_up.push((work, Err(io::Error::from_raw_os_error(libc::ECANCELED))));
+                }
+                Some(work) => {
+                    slots.put_back(slot, work);
+                    self.ask(&mut slots, slot);
+                }
+                None => {}
             }
         }
+        let room = slots.room_for_others(given_up.len());
         // SAFETY: nobody else uses the submission queue: the lock of the slots is held.
         let left = unsafe { self.ring.submission_shared() }.len();
         drop(slots);
+        tell(given_up, &room);
         if left > 0 {
             self.submit();
         }
@@ -224,13 +237,7 @@ impl Ring {
             }
             let room = slots.room_for_others(ended.len());
             drop(slots);
-            for (work, result) in ended {
-                let Work { op, batch, memory, .. } = work;
-                // Given back before anybody hears of the end.
-                drop(memory);
-                batch.end(op, result);
-            }
-            room.iter().for_each(|spot| spot.call());
+            tell(ended, &room);
         }
         later
     }
@@ -255,7 +262,9 @@ impl Ring {
                 _ => thread::sleep(PAUSE),
             },
         }
-        self.reap();
+        if self.reap() {
+            thread::sleep(PAUSE);
+        }
     }
 
     fn attend(&self, spot: &Arc<Spot>, until: Instant, done: impl Fn() -> bool) -> bool {
@@ -277,6 +286,17 @@ impl Ring {
     fn is_idle(&self) -> bool {
         self.slots.lock().is_empty()
     }
+}
+
+/// Tells batches of work that has ended, and those who wait for room of theirs.
+fn tell(ended: impl IntoIterator<Item = (Work, io::Result<()>)>, room: &[Arc<Spot>]) {
+    for (work, result) in ended {
+        let Work { op, batch, memory, .. } = work;
+        // Given back before anybody hears of the end.
+        drop(memory);
+        batch.end(op, result);
+    }
+    room.iter().for_each(|spot| spot.call());
 }
 
 impl Carrier for Ring {

@@ -3,22 +3,40 @@ use std::sync::{Arc, OnceLock, Weak};
 
 use parking_lot::Mutex;
 
-use super::Batch;
+use super::{Batch, Carrier};
 
 /// What has happened to a target that every way to it must know of: it outlives the way it happened on.
 ///
-/// Batches are not kept alive: one that is gone has ended, since each of its jobs keeps it.
+/// Batches are not kept alive: one that is gone has ended, since each of its jobs keeps it. Neither are
+/// carriers: one that is gone has nothing under way.
 #[derive(Debug, Default)]
 pub struct Standing {
     distrusted: OnceLock<String>,
-    asking: Mutex<Weak<Batch>>,
+    asking: Mutex<Option<Under>>,
     loose: Mutex<Vec<Loose>>,
+}
+
+/// A batch that may be under way, and who learns of its end.
+#[derive(Debug)]
+struct Under {
+    batch: Weak<Batch>,
+    carrier: Weak<dyn Carrier>,
+}
+
+impl Under {
+    fn new(batch: &Arc<Batch>, carrier: &Arc<dyn Carrier>) -> Self {
+        Self { batch: Arc::downgrade(batch), carrier: Arc::downgrade(carrier) }
+    }
+
+    fn unfinished(&self) -> Option<Arc<Batch>> {
+        self.batch.upgrade().filter(|batch| !batch.is_finished())
+    }
 }
 
 /// A write or a deallocation that nobody waits for any more.
 #[derive(Debug)]
 struct Loose {
-    batch: Weak<Batch>,
+    under: Under,
     ranges: Vec<Range<u64>>,
     given_up: bool,
 }
@@ -35,26 +53,47 @@ impl Standing {
         self.distrusted.get().map(String::as_str)
     }
 
-    /// Lets `batch` be the one that asks the kernel to make something durable, or tells who is.
+    /// Lets `batch`, which goes by `carrier`, be the one that asks the kernel to make something durable, or
+    /// tells who is.
     ///
     /// # Errors
     /// The batch that asks and is not finished.
-    pub fn ask_alone(&self, batch: &Arc<Batch>) -> Result<(), Arc<Batch>> {
+    pub fn ask_alone(
+        &self,
+        batch: &Arc<Batch>,
+        carrier: &Arc<dyn Carrier>,
+    ) -> Result<(), Arc<Batch>> {
         let mut asking = self.asking.lock();
-        match unfinished(&asking) {
+        match asking.as_ref().and_then(Under::unfinished) {
             Some(other) => Err(other),
             None => {
-                *asking = Arc::downgrade(batch);
+                *asking = Some(Under::new(batch, carrier));
                 Ok(())
             }
         }
     }
 
-    /// Remembers changes to `ranges` that nobody waits for any more and that may still be made. `given_up`:
-    /// their deadline has passed, and whoever asked was told that they failed.
-    pub fn let_loose(&self, batch: &Arc<Batch>, ranges: Vec<Range<u64>>, given_up: bool) {
-        let batch = Arc::downgrade(batch);
-        self.loose.lock().push(Loose { batch, ranges, given_up });
+    /// Remembers changes to `ranges` by `carrier` that nobody waits for any more and that may still be made.
+    /// `given_up`: their deadline has passed, and whoever asked was told that they failed.
+    pub fn let_loose(
+        &self,
+        batch: &Arc<Batch>,
+        carrier: &Arc<dyn Carrier>,
+        ranges: Vec<Range<u64>>,
+        given_up: bool,
+    ) {
+        let under = Under::new(batch, carrier);
+        self.loose.lock().push(Loose { under, ranges, given_up });
+    }
+
+    /// Has every carrier look that has one of these under way: nobody else may use it any more.
+    pub fn look(&self) {
+        let upgrade =
+            |under: &Under| under.carrier.upgrade().filter(|_| under.unfinished().is_some());
+        let mut carriers: Vec<_> = self.asking.lock().iter().filter_map(upgrade).collect();
+        carriers.extend(self.loose.lock().iter().filter_map(|loose| upgrade(&loose.under)));
+        // Without the locks: what they find out calls back.
+        carriers.iter().for_each(|carrier| carrier.poll());
     }
 
     /// Changes that were given up and may still be made.
@@ -75,26 +114,69 @@ impl Standing {
 
     fn find(&self, which: impl Fn(&Loose) -> bool) -> Option<Arc<Batch>> {
         let mut loose = self.loose.lock();
-        loose.retain(|loose| unfinished(&loose.batch).is_some());
-        loose.iter().filter(|loose| which(loose)).find_map(|loose| unfinished(&loose.batch))
+        loose.retain(|loose| loose.under.unfinished().is_some());
+        loose.iter().filter(|loose| which(loose)).find_map(|loose| loose.under.unfinished())
     }
-}
-
-fn unfinished(batch: &Weak<Batch>) -> Option<Arc<Batch>> {
-    batch.upgrade().filter(|batch| !batch.is_finished())
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io;
+    use std::time::Instant;
+
     use super::*;
-    use crate::kernel::JobOp;
+    use crate::kernel::{Job, JobOp};
+
+    /// Learns of the end of one batch when it is asked to look.
+    #[derive(Debug)]
+    struct Lazy(Arc<Batch>);
+
+    impl Carrier for Lazy {
+        fn start(&self, _job: Job, _until: Instant) -> io::Result<()> {
+            Err(io::ErrorKind::Unsupported.into())
+        }
+
+        fn poll(&self) {
+            self.0.end(JobOp::Discard, Ok(()));
+        }
+
+        fn wait(&self, batch: &Arc<Batch>, _until: Instant) -> bool {
+            batch.is_finished()
+        }
+
+        fn cancel(&self, _batch: &Arc<Batch>) {}
+
+        fn drain(&self, _until: Instant) -> bool {
+            true
+        }
+    }
+
+    fn carrier(batch: &Arc<Batch>) -> Arc<dyn Carrier> {
+        Arc::new(Lazy(Arc::clone(batch)))
+    }
+
+    #[test]
+    fn each_carrier_is_asked_to_look_whose_batch_is_in_the_way() {
+        let standing = Standing::default();
+        let batches: Vec<_> = (0..3).map(|_| Batch::new(1, None)).collect();
+        let carriers: Vec<_> = batches.iter().map(carrier).collect();
+        standing.let_loose(&batches[0], &carriers[0], vec![0..10, 20..30], true);
+        standing.ask_alone(&batches[1], &carriers[1]).unwrap();
+        assert!(standing.given_up().is_some());
+        standing.look();
+        let finished: Vec<_> = batches.iter().map(|batch| batch.is_finished()).collect();
+        assert_eq!(finished, [true, true, false]);
+        assert!(standing.given_up().is_none());
+        standing.ask_alone(&batches[2], &carriers[2]).unwrap();
+    }
 
     #[test]
     fn only_what_overlaps_and_is_not_finished_is_in_the_way() {
         let standing = Standing::default();
         let (one, other) = (Batch::new(1, None), Batch::new(1, None));
-        standing.let_loose(&one, vec![0..10, 100..110], false);
-        standing.let_loose(&other, vec![105..106, 200..201], true);
+        let carrier = carrier(&Batch::new(1, None));
+        standing.let_loose(&one, &carrier, vec![0..10, 100..110], false);
+        standing.let_loose(&other, &carrier, vec![105..106, 200..201], true);
         let before = |offset, len| standing.before(&[1000..1001, offset..offset + len]);
         assert!(before(10, 90).is_none());
         assert!(Arc::ptr_eq(&before(9, 1).unwrap(), &one));
@@ -111,10 +193,11 @@ mod tests {
     fn one_asks_at_a_time_and_the_first_failure_is_kept() {
         let standing = Standing::default();
         let (one, other) = (Batch::new(1, None), Batch::new(1, None));
-        standing.ask_alone(&one).unwrap();
-        assert!(Arc::ptr_eq(&standing.ask_alone(&other).unwrap_err(), &one));
+        let carrier = carrier(&Batch::new(1, None));
+        standing.ask_alone(&one, &carrier).unwrap();
+        assert!(Arc::ptr_eq(&standing.ask_alone(&other, &carrier).unwrap_err(), &one));
         one.end(JobOp::Sync, Ok(()));
-        standing.ask_alone(&other).unwrap();
+        standing.ask_alone(&other, &carrier).unwrap();
         assert!(standing.distrust("first".to_owned()) && !standing.distrust("second".to_owned()));
         assert_eq!(standing.distrusted(), Some("first"));
     }

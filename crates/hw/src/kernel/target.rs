@@ -5,18 +5,13 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::file_system::{self, Alignment};
 use super::sysfs::{self, BlockDevice};
 use super::{KernelError, Standing, owner};
 use crate::file::to_off;
-
-/// Time for a former owner to leave: the kernel closes what an io_uring had, and what a program had that was
-/// killed, a moment after the end.
-const LEAVING: Duration = Duration::from_secs(1);
-/// Pause before looking again whether it has left.
-const LEAVING_STEP: Duration = Duration::from_millis(10);
+use crate::lock::{LEAVING, LEAVING_STEP, Sharing, lock};
 
 /// Whether transfers go round the page cache (`O_DIRECT`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -78,7 +73,7 @@ impl Target {
         if block_device {
             Self::of_device(file, path, direct, options, &found)
         } else {
-            Self::of_file(file, path, direct, options, &found)
+            Self::of_file(file, path, direct, options)
         }
     }
 
@@ -120,10 +115,11 @@ impl Target {
         path: &Path,
         direct: bool,
         options: &TargetOptions,
-        found: &Metadata,
     ) -> Result<Arc<Self>, KernelError> {
         let fail = |what| move |source| KernelError::Os { path: path.to_owned(), what, source };
-        lock(&file, path, options.read_only)?;
+        lock_file(&file, path, options.read_only)?;
+        // Its former owner may have made it longer until just now.
+        let found = file.metadata().map_err(fail("look at it"))?;
         let file_system = file_system::name(&file).map_err(fail("find its file system"))?;
         // What neither the kernel says nor a read shows: the file system took O_DIRECT and cannot.
         let alignment = if direct {
@@ -131,22 +127,29 @@ impl Target {
         } else {
             None
         };
-        let usable = alignment.filter(|told| told.offset > 0 && told.memory > 0);
+        let usable = alignment.filter(Alignment::is_usable);
         if direct && usable.is_none() {
             if options.direct == Direct::Require {
-                return Err(KernelError::NoDirect { path: path.to_owned(), file_system });
+                let (path, there) = (path.to_owned(), alignment.filter(|told| told.offset > 0));
+                return Err(match there {
+                    None => KernelError::NoDirect { path, file_system },
+                    Some(Alignment { memory, offset }) => KernelError::Unusable {
+                        path,
+                        expected: "direct I/O in blocks of at most 4096 bytes",
+                        found: format!("blocks of {offset} bytes, in memory aligned to {memory}"),
+                    },
+                });
             }
             // The lock goes with this descriptor.
             drop(file);
             let options = TargetOptions { direct: Direct::Never, ..*options };
             let (file, _) = open_file(path, &options, false)?;
-            let found = file.metadata().map_err(fail("look at it"))?;
-            expect_storage(path, &found)?;
-            return Self::of_file(file, path, false, &options, &found);
+            expect_storage(path, &file.metadata().map_err(fail("look at it"))?)?;
+            return Self::of_file(file, path, false, &options);
         }
         // Through the page cache any offset will do, so a pool with either block can be kept there.
         let Alignment { memory, offset } = usable.unwrap_or(Alignment { memory: 1, offset: 512 });
-        let lba_bytes = if offset <= 512 { 512 } else { offset };
+        let lba_bytes = if offset <= 512 { 512 } else { 4096 };
         let target = Self {
             capacity: whole_blocks(path, found.len(), lba_bytes)?,
             lba_bytes,
@@ -392,16 +395,9 @@ fn expect_storage(path: &Path, found: &Metadata) -> Result<(), KernelError> {
 }
 
 /// Locks a file: for this opener alone, or for readers alone.
-fn lock(file: &File, path: &Path, shared: bool) -> Result<(), KernelError> {
-    let until = Instant::now() + LEAVING;
-    let locked = loop {
-        let locked = if shared { file.try_lock_shared() } else { file.try_lock() };
-        if !matches!(locked, Err(TryLockError::WouldBlock)) || Instant::now() >= until {
-            break locked;
-        }
-        thread::sleep(LEAVING_STEP);
-    };
-    match locked {
+fn lock_file(file: &File, path: &Path, read_only: bool) -> Result<(), KernelError> {
+    let sharing = if read_only { Sharing::Readers } else { Sharing::Nobody };
+    match lock(file, sharing) {
         Ok(()) => Ok(()),
         Err(TryLockError::WouldBlock) => Err(KernelError::InUse {
             path: path.to_owned(),

@@ -210,6 +210,48 @@ fn a_file_can_be_had_again_as_soon_as_its_ring_is_dropped() {
 }
 
 #[test]
+fn what_was_given_up_while_it_was_not_with_the_kernel_does_not_go_there_again() {
+    let (target, _write) = pipe();
+    let ring = open(target);
+    let mut buffer = alloc(BLOCK);
+    let batch = Batch::new(1, None);
+    let work = Work::new(job(JobOp::Read, 0, &buffer, &batch), usize::MAX).unwrap();
+    let slot = ring.slots.lock().take(&mut Some(work)).unwrap();
+    ring.slots.lock().later.push_back(slot);
+    batch.give_up();
+    ring.poll();
+    assert!(batch.is_finished() && ring.is_idle());
+    assert_eq!(batch.take_error().unwrap().raw_os_error(), Some(libc::ECANCELED));
+    buffer.bytes_mut().unwrap();
+}
+
+/// Processor time of this thread.
+fn processor_time() -> Duration {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: room for the one timespec that the call fills.
+    assert_eq!(unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) }, 0);
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
+#[test]
+fn a_kernel_that_says_again_and_again_that_it_cannot_now_is_asked_at_intervals() {
+    let (target, _write) = pipe();
+    // SAFETY: a valid descriptor and no pointers.
+    let set = unsafe { libc::fcntl(target.fd().as_raw_fd(), libc::F_SETFL, libc::O_NONBLOCK) };
+    assert_eq!(set, 0);
+    let ring = open(target);
+    let buffer = alloc(BLOCK);
+    let batch = Batch::new(1, None);
+    ring.start(job(JobOp::Read, 0, &buffer, &batch), soon()).unwrap();
+    let (wall, before) = (Duration::from_millis(400), processor_time());
+    assert!(!ring.wait(&batch, Instant::now() + wall));
+    let took = processor_time() - before;
+    assert!(took < wall / 2, "{took:?} of {wall:?}");
+    ring.cancel(&batch);
+    assert!(ring.wait(&batch, soon()));
+}
+
+#[test]
 fn memory_that_the_kernel_never_gives_back_is_never_given_to_others() {
     let (target, _write) = pipe();
     let mut ring = open(target);
