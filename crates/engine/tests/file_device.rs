@@ -355,3 +355,61 @@ fn an_engine_finds_what_was_attached_to_it_and_shuts_it_down_first() {
     drop((engine, device));
     assert_eq!(rig.played.count(CuFileCount::Handles), 0, "the file was not let go of");
 }
+
+#[test]
+fn a_file_is_nobody_elses_while_a_write_of_cufile_may_still_reach_it() {
+    let (mut rig, elsewhere) = (rig("stuck"), rig("stuck-elsewhere"));
+    let device = rig.device(CuFileUse::Prefer);
+    let stream = Stream::new(&rig.gpu).unwrap();
+    let buffer = rig.memory.alloc(4096, 4096).unwrap();
+    buffer.copy_in(0, &[1; 4096]).unwrap();
+    // Longer than the end of the engine waits for its threads.
+    rig.played.fault(CuFileFault::DelayUs, 3_500_000).unwrap();
+    let write = DeviceTransfer::write(0, buffer.as_slice(), false);
+    let error = go_within(&*device, &stream, write, Duration::from_millis(50)).unwrap_err();
+    assert_eq!(error.kind, IoErrorKind::Timeout, "{error}");
+    drop(device);
+    drop(std::mem::replace(&mut rig.file, Arc::clone(&elsewhere.file)));
+    let start = Instant::now();
+    let file = std::fs::File::open(&rig.path).unwrap();
+    while file.try_lock().is_err() {
+        assert!(start.elapsed() < SECONDS, "the file is kept for good");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert_eq!(rig.on_disk(0, 4096), [1; 4096], "the write may come at any time");
+}
+
+#[test]
+fn cufile_whose_calls_do_not_come_back_is_left() {
+    let rig = rig("hanging");
+    let device = rig.device(CuFileUse::Prefer);
+    let stream = Stream::new(&rig.gpu).unwrap();
+    let buffer = rig.memory.alloc(4096, 4096).unwrap();
+    let read = || DeviceTransfer::read(0, buffer.as_slice());
+    // Without a call in the way it is the deadline that was too short.
+    for _ in 0..5 {
+        assert!(go_within(&*device, &stream, read(), Duration::ZERO).is_err());
+    }
+    assert!(matches!(device.path().driver, Driver::CuFile(_)), "{}", device.path());
+    rig.played.fault(CuFileFault::DelayUs, 1_000_000).unwrap();
+    for late in 1..=3 {
+        let error = go_within(&*device, &stream, read(), Duration::from_millis(50)).unwrap_err();
+        assert_eq!(error.kind, IoErrorKind::Timeout, "{error}");
+        assert_eq!(device.path().driver == Driver::Staged, late == 3, "{}", device.path());
+    }
+    assert!(device.path().to_string().contains("do not come back"), "{}", device.path());
+    go(&*device, &stream, read()).unwrap();
+}
+
+#[test]
+fn cufile_that_gets_no_memory_is_a_reason_to_go_another_way() {
+    let options = PlayedOptions { memory_bytes: 80 << 20, ..PlayedOptions::default() };
+    let rig = rig_with("little", options);
+    let many = |cufile| FileDeviceOptions { workers: 128, ..rig.options(cufile) };
+    let device = file_device(&rig.file, &rig.memory, &many(CuFileUse::Prefer)).unwrap();
+    assert_eq!(device.path().driver, Driver::Staged, "{}", device.path());
+    assert!(device.path().to_string().contains("OUT_OF_MEMORY"), "{}", device.path());
+    let error = file_device(&rig.file, &rig.memory, &many(CuFileUse::Require)).unwrap_err();
+    assert_eq!(error.kind, IoErrorKind::Invalid, "{error}");
+    assert!(error.to_string().contains("OUT_OF_MEMORY"), "{error}");
+}

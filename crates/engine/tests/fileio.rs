@@ -119,6 +119,12 @@ fn bytes_go_to_a_file_and_back_at_any_offset_size_and_address_in_both_modes() {
         }
         std::fs::remove_file(rig.path()).unwrap();
     }
+    // By way of a link, the file is made where that leads to.
+    let place = rig.folder.join("place");
+    std::fs::create_dir(&place).unwrap();
+    std::os::unix::fs::symlink(place.join("data.bin"), rig.path()).unwrap();
+    rig.write(&rig.io(false), 0, 5000, 0);
+    assert!(std::fs::read(place.join("data.bin")).unwrap() == bytes[..5000]);
     assert!(rig.played.count(CuFileCount::Writes) > 0);
     assert_eq!(rig.played.count(CuFileCount::Handles), 0, "all are given back");
 }
@@ -190,7 +196,11 @@ fn arguments_that_do_not_fit_are_refused_with_what_was_expected() {
     let error = write(&path, address, 4096, 0, &Stream::new(&other).unwrap());
     assert!(error.to_string().contains("GPU of the stream"), "{error}");
     assert!(!path.exists(), "a file was made for a transfer that was refused");
-    // Folders, and what is not there.
+    // Pipes, without waiting for their other end; folders, and what is not there.
+    let fifo = rig.folder.join("fifo");
+    assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    let error = write(&fifo, address, 4096, 0, &rig.stream);
+    assert!(matches!(error, FileIoError::NotAFile { .. }), "{error}");
     let error = write(&rig.folder, address, 4096, 0, &rig.stream);
     assert!(matches!(error, FileIoError::NotAFile { .. }), "{error}");
     let error = write(&rig.folder.join("no/such"), address, 4096, 0, &rig.stream);

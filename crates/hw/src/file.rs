@@ -50,10 +50,27 @@ impl FileIo {
         }
     }
 
-    /// Takes a file that is open. `direct` says whether it was opened with `O_DIRECT` ([`open_direct`]).
+    /// Takes a file that was opened without `O_DIRECT`.
     #[must_use]
-    pub fn of(file: File, direct: bool) -> Self {
-        Self { file, direct }
+    pub fn of(file: File) -> Self {
+        Self { file, direct: false }
+    }
+
+    /// The same file once more, so that transfers bypass the page cache (`O_DIRECT`): this file, whatever its
+    /// path leads to by now. `None` where the file system cannot, and where there is no `/proc`.
+    ///
+    /// # Errors
+    /// The system's error from opening.
+    pub fn direct(&self, write: bool) -> io::Result<Option<Self>> {
+        let link = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+        let mut options = OpenOptions::new();
+        match options.read(true).write(write).custom_flags(libc::O_DIRECT).open(link) {
+            Ok(file) => Ok(Some(Self { file, direct: true })),
+            Err(error) => match error.raw_os_error() {
+                Some(libc::EINVAL | libc::ENOENT) => Ok(None),
+                _ => Err(error),
+            },
+        }
     }
 
     /// Whether transfers bypass the page cache, and so need offsets, lengths and memory aligned to
@@ -170,12 +187,13 @@ impl FileIo {
     }
 }
 
-/// Opens a file so that transfers bypass the page cache (`O_DIRECT`), with these options.
+/// Opens a file, with these options, without waiting for anybody, such as the other end of a FIFO.
 ///
 /// # Errors
-/// The system's error; [`io::ErrorKind::InvalidInput`] where the file system cannot.
-pub fn open_direct(path: &Path, options: &OpenOptions) -> io::Result<File> {
-    options.clone().custom_flags(libc::O_DIRECT).open(path)
+/// The system's error.
+pub fn open_at_once(path: &Path, options: &OpenOptions) -> io::Result<File> {
+    // It changes nothing for reads and writes of plain files and block devices.
+    options.clone().custom_flags(libc::O_NONBLOCK).open(path)
 }
 
 /// Drops `done` bytes from the front of the elements; finished ones are left with length 0.
@@ -217,5 +235,23 @@ mod tests {
         memory.read(8192, &mut out).unwrap();
         assert_eq!(out[..4096], bytes[..4096]);
         assert_eq!(out[4096..], [0; 4096]);
+    }
+
+    #[test]
+    fn a_file_is_the_same_past_the_page_cache_whatever_its_path_leads_to() {
+        let folder = tempfile::tempdir().unwrap();
+        let [path, other] = ["one", "other"].map(|name| folder.path().join(name));
+        std::fs::write(&path, [1; 4096]).unwrap();
+        std::fs::write(&other, [2; 4096]).unwrap();
+        let plain = FileIo::of(File::open(&path).unwrap());
+        std::fs::rename(&other, &path).unwrap();
+        let Some(direct) = plain.direct(false).unwrap() else { return };
+        assert!(direct.is_direct() && !plain.is_direct());
+        let memory = Arc::new(SharedMemory::anonymous(4096).unwrap());
+        let range = MemoryRange { memory: Arc::clone(&memory), offset: 0, len: 4096 };
+        direct.read_at(&[range], 0).unwrap();
+        let mut out = [0; 1];
+        memory.read(0, &mut out).unwrap();
+        assert_eq!(out, [1]);
     }
 }

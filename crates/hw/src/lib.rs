@@ -25,7 +25,7 @@ pub use dma::{DmaBuffer, DmaMapper, DmaSlice, DmaSpace, Holder};
 pub use doorbells::{DoorbellHolder, DoorbellMemory, Doorbells};
 pub use error::{HwError, OutOfBounds};
 pub use event::EventFd;
-pub use file::{FileIo, MemoryRange, open_direct};
+pub use file::{FileIo, MemoryRange, open_at_once};
 pub use function::{Function, Intercept, relax_spinning};
 pub use lines::LineLoads;
 pub use lock::{Sharing, lock};

@@ -8,16 +8,23 @@
 //! Each thread has GPU memory of its own, registered with cuFile once. Calls go to and from there; the GPU copies
 //! between it and the memory of a transfer, which costs next to nothing beside a drive. A call that comes to
 //! its end after its transfer was given up thus touches memory of nobody else. It also makes all calls whole
-//! pages at aligned addresses, whatever the pieces of the transfer.
+//! pages at aligned addresses, whatever the pieces of the transfer. Where a copy does not come to its end, the
+//! thread goes on with another stream and other memory: what is copied late is what was to be copied then.
+//!
+//! A thread that is in a call when the engine goes is left to itself. It keeps the target until it comes back,
+//! so that nobody else has the file while something may still be written to it.
 
 use std::collections::VecDeque;
+use std::error::Error;
+use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use gcos_cuda::cufile::{BufferBudget, CuFileError, CuFileHandle, CuFileMode, RegisteredBuffer};
 use gcos_cuda::{Gpu, GpuError, Stream, UnmappedMemory};
-use gcos_hw::kernel::{Batch, JobOp};
+use gcos_hw::kernel::{Batch, JobOp, Target};
 use parking_lot::{Condvar, Mutex};
 
 use super::chunks::{Chunk, chunks};
@@ -65,6 +72,8 @@ struct Health {
 struct Queue {
     state: Mutex<QueueState>,
     changed: Condvar,
+    /// Threads that are in a call of cuFile.
+    calling: AtomicUsize,
 }
 
 #[derive(Debug, Default)]
@@ -83,11 +92,18 @@ struct Piece {
 /// What a thread works with.
 #[derive(Debug)]
 struct Lane {
+    queue: Arc<Queue>,
     handle: Arc<CuFileHandle>,
     stream: Stream,
     /// Of [`PIECE_BYTES`].
     own: UnmappedMemory,
     registered: Option<Arc<RegisteredBuffer>>,
+    /// Whether a copy between `own` and the memory of a transfer may still be made at any time.
+    spoilt: bool,
+    /// Time for a copy.
+    patience: Duration,
+    /// Last, so that it is let go of after the handle.
+    _target: Arc<Target>,
 }
 
 /// A transfer that threads work for.
@@ -130,13 +146,15 @@ impl ByCuFile {
     ) -> Result<Self, IoError> {
         let name = file.geometry().name.clone();
         let failed = |detail: String| IoError::about(&name, IoErrorKind::Device, "open", detail);
-        let gpu_failed = |error: GpuError| failed(format!("no GPU memory or stream: {error}"));
+        let gpu_failed = |error: GpuError| {
+            let cause = error.source().map(|cause| format!(": {cause}")).unwrap_or_default();
+            failed(format!("no GPU memory or stream: {error}{cause}"))
+        };
         let workers = workers.max(1);
         let own = UnmappedMemory::new(gpu, workers * PIECE_BYTES).map_err(gpu_failed)?;
         let registered = register(&handle, &own, budget);
-        let queue = Arc::<Queue>::default();
         let made = Self {
-            queue: Arc::clone(&queue),
+            queue: Arc::default(),
             threads: Mutex::default(),
             staging: Arc::new(staging),
             falls_back,
@@ -146,14 +164,17 @@ impl ByCuFile {
         };
         for number in 0..workers {
             let lane = Lane {
+                queue: Arc::clone(&made.queue),
                 handle: Arc::clone(&made.handle),
                 stream: Stream::new(gpu).map_err(gpu_failed)?,
                 own: own.slice(number * PIECE_BYTES, PIECE_BYTES).map_err(gpu_failed)?,
                 registered: registered.clone(),
+                spoilt: false,
+                patience: COPY,
+                _target: Arc::clone(made.file.target()),
             };
-            let queue = Arc::clone(&queue);
             let thread = std::thread::Builder::new().name(format!("gcos-cufile-{number}"));
-            let thread = thread.spawn(move || work(&queue, &lane));
+            let thread = thread.spawn(move || work(lane));
             let thread = thread.map_err(|error| failed(format!("no thread: {error}")))?;
             made.threads.lock().push(thread);
         }
@@ -270,31 +291,62 @@ impl Drop for ByCuFile {
 }
 
 /// A thread: until the engine is gone and nothing waits.
-fn work(queue: &Queue, lane: &Lane) {
-    loop {
-        let piece = {
-            let mut state = queue.state.lock();
-            loop {
-                if let Some(piece) = state.pieces.pop_front() {
-                    break piece;
-                }
-                if state.closed {
-                    return;
-                }
-                queue.changed.wait_for(&mut state, IDLE);
+fn work(mut lane: Lane) {
+    while let Some(piece) = lane.queue.next() {
+        piece.run(&mut lane);
+    }
+}
+
+impl Queue {
+    /// The next piece; none after the end.
+    fn next(&self) -> Option<Piece> {
+        let mut state = self.state.lock();
+        loop {
+            let piece = state.pieces.pop_front();
+            if piece.is_some() || state.closed {
+                return piece;
             }
-        };
-        piece.run(lane);
+            self.changed.wait_for(&mut state, IDLE);
+        }
+    }
+}
+
+impl Lane {
+    /// Takes another stream and other memory where a copy has not ended: the stream keeps the old ones until it
+    /// has. They are not registered with cuFile, which costs it a copy.
+    fn mend(&mut self) -> Result<(), GpuError> {
+        if !self.spoilt {
+            return Ok(());
+        }
+        let gpu = Arc::clone(self.stream.gpu());
+        let own = UnmappedMemory::new(&gpu, PIECE_BYTES)?.slice(0, PIECE_BYTES)?;
+        (self.stream, self.own, self.registered) = (Stream::new(&gpu)?, own, None);
+        self.spoilt = false;
+        Ok(())
+    }
+
+    /// Calls cuFile, to or from `len` bytes of the thread's memory.
+    fn call<T>(
+        &self,
+        len: usize,
+        call: impl FnOnce(&UnmappedMemory, Option<&RegisteredBuffer>) -> Result<T, CuFileError>,
+    ) -> Result<T, Failure> {
+        let own = self.own.slice(0, len).map_err(Failure::Gpu)?;
+        self.queue.calling.fetch_add(1, Ordering::Relaxed);
+        let result = call(&own, self.registered.as_deref());
+        self.queue.calling.fetch_sub(1, Ordering::Relaxed);
+        result.map_err(Failure::CuFile)
     }
 }
 
 impl Piece {
-    fn run(self, lane: &Lane) {
+    fn run(self, lane: &mut Lane) {
         let Self { chunk, moving } = self;
-        let result = match moving.write {
+        let mended = lane.mend().map_err(Failure::Gpu);
+        let result = mended.and_then(|()| match moving.write {
             true => write(lane, chunk, &moving),
             false => read(lane, chunk, &moving),
-        };
+        });
         let mut state = moving.state.lock();
         if let Err(failure) = result
             && matches!(state.failed, None | Some(Failure::NotBegun))
@@ -309,34 +361,31 @@ impl Piece {
     }
 }
 
-fn read(lane: &Lane, chunk: Chunk, moving: &Moving) -> Result<(), Failure> {
+fn read(lane: &mut Lane, chunk: Chunk, moving: &Moving) -> Result<(), Failure> {
     if !moving.is_wanted() {
         return Err(Failure::NotBegun);
     }
-    let own = lane.own.slice(0, chunk.len).map_err(Failure::Gpu)?;
-    let moved = lane.handle.read(&own, chunk.offset, lane.registered.as_deref());
-    let (moved, wanted) = (moved.map_err(Failure::CuFile)?, chunk.len);
+    let (offset, wanted) = (chunk.offset, chunk.len);
+    let moved = lane.call(wanted, |own, registered| lane.handle.read(own, offset, registered))?;
     if moved != wanted {
-        let (wanted, moved, offset) = (wanted as u64, moved as u64, chunk.offset);
+        let (wanted, moved) = (wanted as u64, moved as u64);
         let call = "cuFileRead";
         return Err(Failure::CuFile(CuFileError::Short { call, offset, wanted, moved }));
     }
     copy(lane, &chunk, moving)
 }
 
-fn write(lane: &Lane, chunk: Chunk, moving: &Moving) -> Result<(), Failure> {
+fn write(lane: &mut Lane, chunk: Chunk, moving: &Moving) -> Result<(), Failure> {
     copy(lane, &chunk, moving)?;
     let (offset, len) = (chunk.offset, chunk.len);
     // From here on the memory of the transfer is not needed.
     drop(chunk);
-    let own = lane.own.slice(0, len).map_err(Failure::Gpu)?;
-    let written = lane.handle.write(&own, offset, lane.registered.as_deref());
-    written.map_err(Failure::CuFile)
+    lane.call(len, |own, registered| lane.handle.write(own, offset, registered))
 }
 
 /// Copies between the thread's memory and that of the transfer, unless that was given up. It is not given up
 /// meanwhile.
-fn copy(lane: &Lane, chunk: &Chunk, moving: &Moving) -> Result<(), Failure> {
+fn copy(lane: &mut Lane, chunk: &Chunk, moving: &Moving) -> Result<(), Failure> {
     {
         let mut state = moving.state.lock();
         if !state.is_wanted(moving.end) {
@@ -354,7 +403,8 @@ fn copy(lane: &Lane, chunk: &Chunk, moving: &Moving) -> Result<(), Failure> {
         }
     });
     // What was given is awaited even if not all was.
-    let ended = lane.stream.record().and_then(|event| event.synchronize(COPY));
+    let ended = lane.stream.record().and_then(|event| event.synchronize(lane.patience));
+    lane.spoilt = ended.is_err();
     moving.state.lock().copying -= 1;
     given.and(ended).map_err(Failure::Gpu)
 }
@@ -426,7 +476,7 @@ impl CuFileTicket {
                 None => Ok(()),
                 Some(Failure::CuFile(error)) => Err(Failed::CuFile(error)),
                 Some(Failure::Gpu(error)) => Err(Failed::Gpu(error)),
-                Some(Failure::NotBegun) => Err(Failed::Late),
+                Some(Failure::NotBegun) => Err(Failed::Late { hanging: false }),
             });
         }
         if Instant::now() < self.end {
@@ -440,7 +490,8 @@ impl CuFileTicket {
         if self.write {
             self.file.fence_given_up(&moving.fence, &self.transfer.extents);
         }
-        Some(Err(Failed::Late))
+        let hanging = self.queue.calling.load(Ordering::Relaxed) > 0;
+        Some(Err(Failed::Late { hanging }))
     }
 
     /// What follows an end of the threads' work.
@@ -454,7 +505,11 @@ impl CuFileTicket {
                 }
                 self.file.submit(Request::flush(left)).map(Some)
             }
-            Err(Failed::Late) => {
+            Err(Failed::Late { hanging }) => {
+                // Nothing is done again: the call may still come to its end.
+                if hanging && self.staging.is_some() {
+                    self.blame(&"its calls do not come back in time");
+                }
                 let detail = "cuFile did not end it in time; the call itself cannot be given up";
                 Err(self.error(IoErrorKind::Timeout, detail))
             }
@@ -474,7 +529,7 @@ impl CuFileTicket {
     }
 
     /// Counts a failure of cuFile's own, and leaves it after several in a row.
-    fn blame(&self, error: &CuFileError) {
+    fn blame(&self, error: &dyn fmt::Display) {
         let mut health = self.health.lock();
         health.in_a_row += 1;
         if health.in_a_row >= PATIENCE && health.left.is_none() {
@@ -506,7 +561,10 @@ impl CuFileTicket {
 enum Failed {
     CuFile(CuFileError),
     Gpu(GpuError),
-    Late,
+    Late {
+        /// Threads are in calls of cuFile that may be the cause.
+        hanging: bool,
+    },
 }
 
 /// Whether it is the library that failed, not the drive: the same transfer may go well without it.
@@ -571,5 +629,70 @@ impl Ticket for CuFileTicket {
             spins += 1;
             gcos_hw::relax_spinning(spins);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use gcos_cuda::cufile::CuFile;
+    use gcos_cuda::{DeviceBuffer, DeviceMemory, MemoryOptions, PlayedCuFile};
+    use gcos_hw::kernel::{Direct, TargetOptions, host_space};
+
+    const PAGE: usize = 4096;
+
+    fn read_of(offset: u64, into: &DeviceBuffer) -> (Piece, Arc<Moving>) {
+        let parts = std::iter::once(into.slice(0, PAGE).unwrap()).collect();
+        let state = Mutex::new(MovingState { left: 1, ..MovingState::default() });
+        let end = Instant::now() + Duration::from_secs(20);
+        let moving = Arc::new(Moving { write: false, end, state, fence: Batch::new(1, None) });
+        let chunk = Chunk { offset, len: PAGE, parts };
+        (Piece { chunk, moving: Arc::clone(&moving) }, moving)
+    }
+
+    fn content(buffer: &DeviceBuffer) -> [u8; PAGE] {
+        let mut out = [0; PAGE];
+        buffer.copy_out(0, &mut out).unwrap();
+        out
+    }
+
+    #[test]
+    fn memory_that_a_copy_has_not_let_go_of_is_not_used_again() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), [[1; PAGE], [2; PAGE]].concat()).unwrap();
+        let options = TargetOptions { direct: Direct::Prefer, ..TargetOptions::default() };
+        let target = Target::open(file.path(), &options).unwrap();
+        let played = PlayedCuFile::new().unwrap();
+        let fd = target.fd().try_clone_to_owned().unwrap();
+        let handle = CuFileHandle::register(&CuFile::open_at(played.path()).unwrap(), fd).unwrap();
+        let (gpu, space) = (Gpu::played(), host_space().unwrap());
+        let memory = DeviceMemory::new(&gpu, &space, MemoryOptions::default()).unwrap();
+        let [first, second] = [0; 2].map(|_| memory.alloc(PAGE, PAGE).unwrap());
+        let stream = Stream::new(&gpu).unwrap();
+        let mut lane = Lane {
+            queue: Arc::default(),
+            handle,
+            stream: stream.clone(),
+            own: UnmappedMemory::new(&gpu, PIECE_BYTES).unwrap(),
+            registered: None,
+            spoilt: false,
+            patience: Duration::from_millis(30),
+            _target: target,
+        };
+
+        let gate = stream.gate().unwrap();
+        let (piece, late) = read_of(0, &first);
+        piece.run(&mut lane);
+        assert!(matches!(late.state.lock().failed, Some(Failure::Gpu(_))));
+        lane.patience = COPY;
+        let (piece, well) = read_of(PAGE as u64, &second);
+        piece.run(&mut lane);
+        assert!(well.state.lock().failed.is_none() && well.fence.is_finished());
+        assert_eq!(content(&second), [2; PAGE]);
+
+        // What comes late is what was asked for, not what the thread has read since.
+        gate.open();
+        stream.synchronize(COPY).unwrap();
+        assert_eq!(content(&first), [1; PAGE]);
     }
 }

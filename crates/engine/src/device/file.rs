@@ -62,16 +62,8 @@ pub fn file_device(
     memory: &Arc<DeviceMemory>,
     options: &FileDeviceOptions,
 ) -> Result<Arc<dyn DeviceEngine>, IoError> {
-    let refused = match register(file, memory, options) {
-        Ok(handle) => {
-            let engine = Arc::clone(file) as Arc<dyn Engine>;
-            let staging = ByStaging::new(engine, memory, options.staging_bytes, Vec::new())?;
-            let falls_back = options.cufile == CuFileUse::Prefer;
-            let budget = BufferBudget::of_mib(options.cufile_buffer_mib);
-            let (file, gpu, workers) = (Arc::clone(file), memory.gpu(), options.workers);
-            let mover = ByCuFile::new(file, handle, gpu, staging, &budget, workers, falls_back)?;
-            return ordered(mover, memory);
-        }
+    let refused = match by_cufile(file, memory, options) {
+        Ok(mover) => return ordered(mover, memory),
         Err(reason) if options.cufile == CuFileUse::Require => {
             let detail = format!("cuFile was asked for and cannot be used: {reason}");
             let name = &file.geometry().name;
@@ -87,6 +79,23 @@ pub fn file_device(
         }
         _ => ordered(ByStaging::new(engine, memory, options.staging_bytes, refused)?, memory),
     }
+}
+
+/// What moves blocks by cuFile; or why it does not.
+fn by_cufile(
+    file: &Arc<FileEngine>,
+    memory: &Arc<DeviceMemory>,
+    options: &FileDeviceOptions,
+) -> Result<ByCuFile, String> {
+    let handle = register(file, memory, options)?;
+    let engine = Arc::clone(file) as Arc<dyn Engine>;
+    let staging = ByStaging::new(engine, memory, options.staging_bytes, Vec::new());
+    let staging = staging.map_err(|error| error.detail)?;
+    let falls_back = options.cufile == CuFileUse::Prefer;
+    let budget = BufferBudget::of_mib(options.cufile_buffer_mib);
+    let (file, gpu, workers) = (Arc::clone(file), memory.gpu(), options.workers);
+    let mover = ByCuFile::new(file, handle, gpu, staging, &budget, workers, falls_back);
+    mover.map_err(|error| error.detail)
 }
 
 fn ordered(

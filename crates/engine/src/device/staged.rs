@@ -319,7 +319,11 @@ impl StagedTicket {
                     let detail = "a copy of the GPU did not end in time";
                     Next::Failed(self.error(IoErrorKind::Timeout, detail))
                 }
-                Err(error) => Next::Failed(self.gpu_failed(&error)),
+                Err(error) => {
+                    // Nobody knows whether the copy is over.
+                    self.stream.keep((slot, chunk));
+                    Next::Failed(self.gpu_failed(&error))
+                }
             },
         }
     }

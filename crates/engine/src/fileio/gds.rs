@@ -62,7 +62,8 @@ pub struct GdsOptions {
     /// Time for the work before a transfer in its stream, and for each copy of the GPU. The kernel's part of a
     /// transfer has none: its calls cannot be given up.
     pub deadline: Duration,
-    /// Whether written bytes survive a loss of power when a write returns.
+    /// Whether written bytes survive a loss of power when a write returns, in a file that was just made, too.
+    /// Folders that were just made are not made durable.
     pub durable: bool,
 }
 
@@ -155,18 +156,7 @@ impl GdsFileIo {
         staging: Option<&PinnedSlice>,
     ) -> Result<Transferred, FileIoError> {
         let memory = self.ready(address, size, offset, stream)?;
-        let file = Opened::open(path, Purpose::Write)?;
-        let fallback = match self.by_cufile(&file, path, &memory, offset, Purpose::Write)? {
-            Ok(done) => {
-                self.make_durable(&file, path, offset, size)?;
-                return Ok(done);
-            }
-            Err(reason) => reason,
-        };
-        let done =
-            self.by_staging(&file, path, &memory, offset, Purpose::Write, staging, fallback)?;
-        self.make_durable(&file, path, offset, size)?;
-        Ok(done)
+        self.transfer(path, offset, &memory, Purpose::Write, staging)
     }
 
     /// Reads `size` bytes of the file from `offset` on to GPU memory at `address`, after the work before it in
@@ -184,16 +174,39 @@ impl GdsFileIo {
         staging: Option<&PinnedSlice>,
     ) -> Result<Transferred, FileIoError> {
         let memory = self.ready(address, size, offset, stream)?;
-        let file = Opened::open(path, Purpose::Read)?;
-        let end = offset + size as u64;
-        file.ends_after(path, end)?;
-        let reason = match self.by_cufile(&file, path, &memory, offset, Purpose::Read)? {
-            Ok(done) => return Ok(done),
-            Err(reason) => reason,
+        self.transfer(path, offset, &memory, Purpose::Read, staging)
+    }
+
+    fn transfer(
+        &self,
+        path: &Path,
+        offset: u64,
+        memory: &ForeignMemory,
+        purpose: Purpose,
+        given: Option<&PinnedSlice>,
+    ) -> Result<Transferred, FileIoError> {
+        let file = &Opened::open(path, purpose)?;
+        let range = Range { file, path, offset, memory, deadline: self.options.deadline };
+        let is_there = || match purpose {
+            Purpose::Read => file.ends_after(path, offset + memory.len() as u64),
+            Purpose::Write => Ok(()),
         };
-        let done = self.by_staging(&file, path, &memory, offset, Purpose::Read, staging, reason)?;
-        // What was shortened meanwhile was read as zeros.
-        file.ends_after(path, end)?;
+        is_there()?;
+        let done = match self.by_cufile(&range, purpose)? {
+            Ok(done) => done,
+            Err(reason) => {
+                let done = self.by_staging(&range, purpose, given, reason)?;
+                // What was shortened meanwhile was read as zeros.
+                is_there()?;
+                done
+            }
+        };
+        if purpose == Purpose::Write && self.options.durable {
+            file.make_durable(path).map_err(|source| {
+                let (path, size) = (path.to_owned(), memory.len() as u64);
+                FileIoError::Io { what: "synchronising", path, offset, size, source }
+            })?;
+        }
         Ok(done)
     }
 
@@ -231,12 +244,10 @@ impl GdsFileIo {
     /// Those of the drive and the file system, which another way would meet as well.
     fn by_cufile(
         &self,
-        file: &Opened,
-        path: &Path,
-        memory: &ForeignMemory,
-        offset: u64,
+        range: &Range<'_>,
         purpose: Purpose,
     ) -> Result<Result<Transferred, String>, FileIoError> {
+        let &Range { file, path, offset, memory, .. } = range;
         let Some(cufile) = &self.cufile else { return Ok(Err(self.reason.clone())) };
         let Some(direct) = &file.direct else {
             return Ok(Err("the file system takes no direct I/O".to_owned()));
@@ -270,41 +281,21 @@ impl GdsFileIo {
         }
     }
 
-    #[expect(clippy::too_many_arguments, reason = "one transfer, with all that it is made of")]
     fn by_staging(
         &self,
-        file: &Opened,
-        path: &Path,
-        memory: &ForeignMemory,
-        offset: u64,
+        range: &Range<'_>,
         purpose: Purpose,
         given: Option<&PinnedSlice>,
         reason: String,
     ) -> Result<Transferred, FileIoError> {
-        let deadline = self.options.deadline;
-        let range = Range { file, path, offset, memory, deadline };
-        self.staging.transfer(&range, purpose, given)?;
+        self.staging.transfer(range, purpose, given)?;
         if self.cufile.is_some() {
-            tracing::debug!(path = %path.display(), reason, "a transfer went through host memory");
+            let path = range.path.display();
+            tracing::debug!(%path, reason, "a transfer went through host memory");
         }
         let fallback = self.cufile.is_some().then_some(reason);
-        Ok(Transferred { bytes: memory.len() as u64, mode: StorageMode::Staging, fallback })
-    }
-
-    fn make_durable(
-        &self,
-        file: &Opened,
-        path: &Path,
-        offset: u64,
-        size: usize,
-    ) -> Result<(), FileIoError> {
-        if !self.options.durable {
-            return Ok(());
-        }
-        file.plain.sync().map_err(|source| {
-            let (path, size) = (path.to_owned(), size as u64);
-            FileIoError::Io { what: "synchronising", path, offset, size, source }
-        })
+        let bytes = range.memory.len() as u64;
+        Ok(Transferred { bytes, mode: StorageMode::Staging, fallback })
     }
 }
 

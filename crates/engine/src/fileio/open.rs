@@ -1,4 +1,4 @@
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, Metadata, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
@@ -36,26 +36,33 @@ impl Opened {
     pub(super) fn open(path: &Path, purpose: Purpose) -> Result<Self, FileIoError> {
         let failed =
             |source| FileIoError::Open { path: path.to_owned(), purpose: purpose.name(), source };
+        let write = purpose == Purpose::Write;
         let mut options = OpenOptions::new();
-        options.read(true);
-        if purpose == Purpose::Write {
-            options.write(true).create(true).truncate(false);
+        options.read(true).write(write).create(write).truncate(false);
+        // Looked at before it is opened: opening a tape or a console does things.
+        match fs::metadata(path) {
+            Ok(found) => expect_storage(path, &found)?,
+            Err(error) if write && error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(failed(error)),
         }
-        if path.is_dir() {
-            return Err(FileIoError::NotAFile { path: path.to_owned() });
+        let file = gcos_hw::open_at_once(path, &options).map_err(failed)?;
+        let found = file.metadata().map_err(failed)?;
+        expect_storage(path, &found)?;
+        let block_device = found.file_type().is_block_device();
+        let plain = FileIo::of(file);
+        let direct = plain.direct(write).map_err(failed)?;
+        Ok(Self { plain, direct, block_device })
+    }
+
+    /// Makes what was written durable, and that the file is there: it may have been made just now.
+    pub(super) fn make_durable(&self, path: &Path) -> io::Result<()> {
+        self.plain.sync()?;
+        if self.block_device {
+            return Ok(());
         }
-        let file = options.open(path).map_err(failed)?;
-        let meta = file.metadata().map_err(failed)?;
-        let block_device = meta.file_type().is_block_device();
-        if !meta.is_file() && !block_device {
-            return Err(FileIoError::NotAFile { path: path.to_owned() });
-        }
-        let direct = direct(path, &options).map_err(failed)?;
-        Ok(Self {
-            plain: FileIo::of(file, false),
-            direct: direct.map(|file| FileIo::of(file, true)),
-            block_device,
-        })
+        // The folder that holds the file, not one that holds a link to it.
+        let path = fs::canonicalize(path)?;
+        path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
     }
 
     /// Whether it has bytes up to `end`. A block device says so itself, when they are read.
@@ -86,11 +93,9 @@ pub(super) fn is_whole(offset: u64, len: usize) -> bool {
     offset.is_multiple_of(PAGE_BYTES as u64) && len.is_multiple_of(PAGE_BYTES)
 }
 
-/// The file once more, round the page cache; `None` where the file system cannot.
-fn direct(path: &Path, options: &OpenOptions) -> io::Result<Option<File>> {
-    match gcos_hw::open_direct(path, options) {
-        Ok(file) => Ok(Some(file)),
-        Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(None),
-        Err(error) => Err(error),
+fn expect_storage(path: &Path, found: &Metadata) -> Result<(), FileIoError> {
+    match found.is_file() || found.file_type().is_block_device() {
+        true => Ok(()),
+        false => Err(FileIoError::NotAFile { path: path.to_owned() }),
     }
 }

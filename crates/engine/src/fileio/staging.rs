@@ -23,7 +23,8 @@ pub(super) struct Staging {
 #[derive(Debug)]
 struct Lane {
     stream: Stream,
-    pinned: Pinned,
+    /// Made when it is first needed: a caller may bring memory.
+    pinned: Option<Pinned>,
 }
 
 /// A transfer by way of host memory.
@@ -61,27 +62,41 @@ impl Staging {
         given: Option<&PinnedSlice>,
     ) -> Result<(), FileIoError> {
         let lane = self.idle.lock().pop();
-        let lane = match lane {
+        let mut lane = match lane {
             Some(lane) => lane,
             None => self.lane()?,
         };
-        let host = given.cloned().unwrap_or_else(|| lane.pinned.as_slice());
+        let host = match given {
+            Some(given) => given.clone(),
+            None => self.pinned(&mut lane)?,
+        };
         let result = self.halves(&host).and_then(|halves| match purpose {
             Purpose::Read => range.read(&lane.stream, halves),
             Purpose::Write => range.write(&lane.stream, halves),
         });
-        // After a failure copies may still be under way: the lane is not used again, the stream keeps what they
-        // use.
-        if result.is_ok() {
-            self.idle.lock().push(lane);
+        // After a failure copies may still be under way, from or to memory that is the caller's again with the
+        // answer. Where they do not end, the lane is not used again: the stream keeps it.
+        if result.is_err() {
+            let what = "copies of a transfer that failed do not end: its memory must not be used";
+            lane.stream.synchronize(range.deadline).map_err(gpu_failed(what))?;
         }
+        self.idle.lock().push(lane);
         result
     }
 
     fn lane(&self) -> Result<Lane, FileIoError> {
         let stream = Stream::new(&self.gpu).map_err(gpu_failed("no stream for a transfer"))?;
-        let pinned = Pinned::new(&self.gpu, self.bytes);
-        Ok(Lane { stream, pinned: pinned.map_err(gpu_failed("no pinned memory for a transfer"))? })
+        Ok(Lane { stream, pinned: None })
+    }
+
+    /// All of a lane's own memory.
+    fn pinned(&self, lane: &mut Lane) -> Result<PinnedSlice, FileIoError> {
+        if let Some(pinned) = &lane.pinned {
+            return Ok(pinned.as_slice());
+        }
+        let made = Pinned::new(&self.gpu, self.bytes);
+        let made = made.map_err(gpu_failed("no pinned memory for a transfer"))?;
+        Ok(lane.pinned.insert(made).as_slice())
     }
 
     fn halves(&self, host: &PinnedSlice) -> Result<[Half; 2], FileIoError> {
@@ -216,5 +231,72 @@ pub(super) fn failed(
             FileIoError::NoRoom { path, offset, size, source }
         }
         _ => FileIoError::Io { what: purpose.name(), path, offset, size, source },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use gcos_cuda::UnmappedMemory;
+    use std::thread;
+
+    const PATIENCE: Duration = Duration::from_millis(500);
+    const LEN: usize = 64 << 10;
+
+    /// Reads a file of ones into memory, by copies that begin after `held`: its answer, and the memory's first
+    /// byte after it was set to 9 behind that answer and all copies are over.
+    fn read_held_for(held: Duration) -> (FileIoError, u8, usize) {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), vec![1; LEN]).unwrap();
+        let gpu = Gpu::played();
+        let staging = Staging::new(&gpu, 2 * PAGE_BYTES);
+        let lane = staging.lane().unwrap();
+        let (stream, gate) = (lane.stream.clone(), lane.stream.gate().unwrap());
+        staging.idle.lock().push(lane);
+        let own = UnmappedMemory::new(&gpu, LEN).unwrap();
+        let memory = &ForeignMemory::check(&gpu, own.device_address(), LEN).unwrap();
+        let opened = &Opened::open(file.path(), Purpose::Read).unwrap();
+        let range =
+            Range { file: opened, path: file.path(), offset: 0, memory, deadline: PATIENCE };
+        let error = thread::scope(|scope| {
+            scope.spawn(|| {
+                thread::sleep(held);
+                gate.open();
+            });
+            let error = staging.transfer(&range, Purpose::Read, None).unwrap_err();
+            own.copy_in(0, &vec![9; LEN]).unwrap();
+            error
+        });
+        stream.synchronize(Duration::from_secs(20)).unwrap();
+        let mut out = [0; 1];
+        own.copy_out(0, &mut out).unwrap();
+        (error, out[0], staging.idle.lock().len())
+    }
+
+    #[test]
+    fn a_transfer_that_fails_answers_when_its_copies_are_over_or_says_that_they_are_not() {
+        let (error, byte, idle) = read_held_for(PATIENCE + Duration::from_millis(200));
+        assert_eq!((byte, idle), (9, 1), "{error}");
+        assert!(error.to_string().contains("a copy of the GPU"), "{error}");
+        let (error, byte, idle) = read_held_for(4 * PATIENCE);
+        assert_eq!((byte, idle), (1, 0), "{error}");
+        assert!(error.to_string().contains("must not be used"), "{error}");
+    }
+
+    #[test]
+    fn memory_is_made_for_those_alone_who_bring_none() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), vec![1; LEN]).unwrap();
+        let gpu = Gpu::played();
+        let (staging, given) = (Staging::new(&gpu, LEN), Pinned::new(&gpu, LEN).unwrap());
+        let own = UnmappedMemory::new(&gpu, LEN).unwrap();
+        let memory = &ForeignMemory::check(&gpu, own.device_address(), LEN).unwrap();
+        let opened = &Opened::open(file.path(), Purpose::Read).unwrap();
+        let range =
+            Range { file: opened, path: file.path(), offset: 0, memory, deadline: PATIENCE };
+        for (given, has_own) in [(Some(&given.as_slice()), false), (None, true)] {
+            staging.transfer(&range, Purpose::Read, given).unwrap();
+            assert_eq!(staging.idle.lock()[0].pinned.is_some(), has_own);
+        }
     }
 }
