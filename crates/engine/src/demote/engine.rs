@@ -157,7 +157,11 @@ impl Engine for DemotingEngine {
         let end = after(Instant::now(), deadline);
         let lost = self.shared.loss(&Request::flush(deadline)).map_or(Ok(()), Err);
         let mut result = Ok(());
-        for (at, road) in self.shared.roads.iter().enumerate() {
+        // The way in use first: one that was left may take all the time that there is.
+        let (mut order, in_use): (Vec<_>, _) =
+            self.shared.roads.iter().enumerate().partition(|(at, _)| !self.shared.is_current(*at));
+        order.splice(..0, in_use);
+        for (at, road) in order {
             let mark = road.mark();
             // Makes what it has cached durable, too.
             let down = road.engine.shutdown(end.saturating_duration_since(Instant::now()));

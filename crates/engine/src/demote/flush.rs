@@ -10,6 +10,7 @@ use crate::{IoError, IoErrorKind, Request, Ticket};
 #[derive(Debug)]
 pub(super) struct Flushes {
     shared: Arc<Shared>,
+    request: Request,
     parts: SmallVec<[Part; 2]>,
     /// The first that failed.
     failed: Option<IoError>,
@@ -30,7 +31,8 @@ impl Flushes {
         }
         let Some((current, _)) = shared.current() else { return Err(shared.refused(request)) };
         let (parts, failed) = (SmallVec::new(), None);
-        let mut flushes = Self { shared: Arc::clone(shared), parts, failed };
+        let mut flushes =
+            Self { shared: Arc::clone(shared), request: request.clone(), parts, failed };
         for (at, road) in shared.roads.iter().enumerate() {
             let mark = road.mark();
             if at != current && !mark.dirty {
@@ -63,8 +65,10 @@ impl Flushes {
         }
     }
 
+    /// Another flush that failed meanwhile may have been told what this one was not.
     fn result(&mut self) -> Result<(), IoError> {
-        self.failed.take().map_or(Ok(()), Err)
+        let failed = self.failed.take().or_else(|| self.shared.loss(&self.request));
+        failed.map_or(Ok(()), Err)
     }
 }
 

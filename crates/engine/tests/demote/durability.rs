@@ -88,6 +88,30 @@ fn a_flush_that_fails_where_something_waits_for_it_is_never_trusted_again() {
 }
 
 #[test]
+fn a_flush_that_was_under_way_when_another_failed_is_not_believed() {
+    let rig = rig(&DemotionRules::default());
+    rig.write(0, 1);
+    rig.first.fail("flush", At::Before, IoErrorKind::Media, 1);
+    let [one, other] = [0; 2].map(|_| rig.engine.submit(Request::flush(SECOND)).unwrap());
+    assert_eq!(one.wait().unwrap_err().kind, IoErrorKind::Media);
+    // The drive says that all is well: it has nothing left of what it could not write.
+    let error = other.wait().unwrap_err();
+    assert!(error.to_string().contains("may be lost"), "{error}");
+}
+
+#[test]
+fn the_end_of_a_way_that_was_left_costs_the_way_in_use_no_time() {
+    let rig = rig(&DemotionRules::default());
+    rig.write(0, 1);
+    rig.engine.demote("test");
+    rig.write(4096, 1);
+    rig.engine.run(Request::flush(SECOND)).unwrap();
+    rig.first.slow(10 * SECOND);
+    rig.second.slow(Duration::from_millis(100));
+    rig.engine.shutdown(SECOND).unwrap();
+}
+
+#[test]
 fn what_a_gpu_writes_counts_and_its_way_ends_with_the_demotion() {
     let rig = rig(&DemotionRules::default());
     let gpu = Gpu::played();

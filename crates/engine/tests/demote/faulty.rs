@@ -168,8 +168,11 @@ impl Engine for Faulty {
     }
 
     /// The drive is another way's, too.
-    fn shutdown(&self, _deadline: Duration) -> Result<(), IoError> {
-        Ok(())
+    fn shutdown(&self, deadline: Duration) -> Result<(), IoError> {
+        let takes = *lock(&self.slow);
+        std::thread::sleep(takes.min(deadline));
+        let late = || Request::flush(deadline).error(self.geometry(), IoErrorKind::Timeout, "late");
+        if takes > deadline { Err(late()) } else { Ok(()) }
     }
 }
 
