@@ -58,6 +58,7 @@ const EDGES: &[Edges] = &[
         ],
         dev: &[],
     },
+    Edges { from: "gcos-python", normal: &["gcos"], dev: &[] },
     Edges { from: "gcos-tools", normal: &["gcos"], dev: &[] },
     // Test suites: programs, nothing depends on them.
     Edges {
@@ -146,9 +147,9 @@ const EDGES: &[Edges] = &[
     },
 ];
 
-/// Crates that may say `unsafe`: the one that maps memory and calls the system, and the one that calls
-/// the CUDA driver and Vulkan.
-const MAY_SAY_UNSAFE: &[&str] = &["gcos-cuda", "gcos-hw"];
+/// Crates that may say `unsafe`: the one that maps memory and calls the system, the one that calls the CUDA
+/// driver and Vulkan, and those through which programs in other languages hand over their memory.
+const MAY_SAY_UNSAFE: &[&str] = &["gcos-cuda", "gcos-hw", "gcos-python"];
 
 /// External crates that only one of ours may name.
 const OWNED: &[(&str, &str)] = &[
@@ -158,6 +159,7 @@ const OWNED: &[(&str, &str)] = &[
     ("hashbrown", "gcos-store"),
     ("io-uring", "gcos-hw"),
     ("libc", "gcos-hw"),
+    ("pyo3", "gcos-python"),
     ("vfio-bindings", "gcos-hw"),
     ("vfio-ioctls", "gcos-hw"),
 ];
