@@ -239,14 +239,17 @@ fn of_vfio(error: &VfioError) -> Status {
     }
 }
 
-/// The message of an error with those of its sources, in one line.
+/// The message of an error with those of its sources, in one line; once where a layer repeats what is below it.
 #[must_use]
 pub fn message_of(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(error) = source {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
+        let message = error.to_string();
+        if !text.ends_with(&message) {
+            text.push_str(": ");
+            text.push_str(&message);
+        }
         source = error.source();
     }
     text

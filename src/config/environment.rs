@@ -4,9 +4,9 @@ use std::ffi::OsString;
 
 use serde::Serialize;
 
+use super::Config;
 use super::kernel::KernelWay;
 use super::problem::{ConfigError, Problem};
-use super::{Config, schema};
 
 /// Whether cuFile may be used: 0, 1, true or false. Stands above `kernel_path.use_cufile`.
 pub const USE_CUFILE: &str = "GCOS_USE_CUFILE";
@@ -54,7 +54,7 @@ impl Config {
             None
         };
         let flag = "0, 1, true or false";
-        let ways = schema::WAYS.get(1..).unwrap_or_default().join(", ");
+        let ways = KernelWay::ALL.map(KernelWay::name).join(", ");
         let found = [
             set(USE_CUFILE, "kernel_path.use_cufile", flag),
             set(USE_DIRECT_IO, "kernel_path.use_direct_io", flag),

@@ -3,12 +3,10 @@ use std::fmt;
 use serde::{Serialize, Serializer};
 
 /// A way through the kernel, as `kernel_path.force` and `GCOS_FORCE_PATH` name it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum KernelWay {
     /// cuFile, between a file and the memory of a GPU. Requests of the host go through io_uring or POSIX.
-    #[serde(rename = "cufile")]
     CuFile,
     /// io_uring.
     IoUring,
@@ -22,7 +20,7 @@ impl KernelWay {
 
     /// Its name in the configuration.
     #[must_use]
-    pub fn name(self) -> &'static str {
+    pub const fn name(self) -> &'static str {
         match self {
             Self::CuFile => "cufile",
             Self::IoUring => "io_uring",

@@ -209,6 +209,23 @@ impl Config {
         }
     }
 
+    /// The block devices and plain files that it names, which go through the kernel: those of `disk.paths`, and
+    /// the one for spill.
+    #[must_use]
+    pub fn kernel_files(&self) -> Vec<PathBuf> {
+        let file = |entry| match PathKind::parse(entry) {
+            Ok(PathKind::Kernel(file)) => Some(file),
+            _ => None,
+        };
+        self.entries().filter_map(file).collect()
+    }
+
+    /// Every entry that names a drive: those of `disk.paths`, then the one for spill if there is one.
+    pub fn entries(&self) -> impl Iterator<Item = &str> {
+        let spill = Some(&self.fallback.path).filter(|path| !path.is_empty());
+        self.disk.paths.iter().chain(spill).map(String::as_str)
+    }
+
     /// Time budget of each I/O.
     #[must_use]
     pub fn io_deadline(&self) -> Duration {

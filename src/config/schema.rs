@@ -3,6 +3,8 @@
 //! The reader takes ranges and defaults from here, error messages and `docs/config.md` (by a test)
 //! the names.
 
+use super::KernelWay;
+
 /// What a field holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -68,7 +70,8 @@ const fn text(
 }
 
 /// What `kernel_path.force` may name; the empty text is the best way that works.
-pub const WAYS: &[&str] = &["", "cufile", "io_uring", "posix"];
+const WAYS: &[&str] =
+    &["", KernelWay::CuFile.name(), KernelWay::IoUring.name(), KernelWay::Posix.name()];
 
 /// Every field, in the order of the document.
 pub const FIELDS: &[Field] = &[

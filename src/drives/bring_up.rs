@@ -4,7 +4,7 @@ use gcos_emulator::{
     AddressSpace, Config as EmulatorConfig, Emulator, EmulatorError, Medium, Namespace,
     WriteCacheConfig,
 };
-use gcos_engine::{Engine, HostQueueEngine};
+use gcos_engine::HostQueueEngine;
 use gcos_hw::Function;
 use gcos_hw::pci::{Names, NamesError, PciAddress, Sysfs};
 use gcos_hw::vfio::VfioSpace;
@@ -43,7 +43,7 @@ pub(super) fn drive(
         PathKind::EmulatedFile(_) => "the software controller over an image file",
         _ => "the software controller over memory",
     };
-    let choice = DriveChoice::new(path, engine.way().name, reason);
+    let choice = DriveChoice::new(path, &*engine, reason);
     Ok((engine, choice))
 }
 

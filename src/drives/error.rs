@@ -129,8 +129,8 @@ pub enum OpenError {
     },
     /// A way through the kernel was forced, and no drive goes through the kernel.
     #[error(
-        "{by} forces {way}, and no entry of disk.paths is a block device or a plain file; take it out, \
-         or name one"
+        "{by} forces {way}, and neither an entry of disk.paths nor fallback.path is a block device or a \
+         plain file; take it out, or name one"
     )]
     NothingToForce {
         /// What forces it.

@@ -7,8 +7,9 @@ use gcos_engine::device::{CuFileUse, DeviceEngine, FileDeviceOptions, HostDriven
 use gcos_engine::{Engine, FileEngine, GpuQueueEngine, GpuQueueOptions, HostQueueEngine};
 use gcos_hw::DmaSpace;
 
-use super::{Drive, DriveChoice, OpenError, chain};
+use super::{Drive, DriveChoice, OpenError};
 use crate::config::{Config, KernelWay};
+use crate::status::message_of;
 
 /// GPUs that were opened, before there are drives.
 #[derive(Debug, Default)]
@@ -50,7 +51,7 @@ impl Gpus {
         gpu: usize,
         error: &(dyn std::error::Error + 'static),
     ) -> Result<(), OpenError> {
-        let reason = chain(error);
+        let reason = message_of(error);
         if config.kernel_path.force == Some(KernelWay::CuFile) {
             let by = config.source_of("kernel_path.force");
             let reason = format!("{reason} ({by} forces cufile, which needs it)");
@@ -130,9 +131,9 @@ fn engine(
         };
         match GpuQueueEngine::new(drive.controller(), drive.nsid(), memory, options) {
             Ok(engine) => return Ok(Arc::new(engine)),
-            Err(error) if !wanted.fallback => return Err(failed(chain(&error))),
+            Err(error) if !wanted.fallback => return Err(failed(message_of(&error))),
             Err(error) => {
-                let reason = chain(&error);
+                let reason = message_of(&error);
                 tracing::warn!(gpu = ordinal, reason, "the host drives this GPU's transfers");
                 refused.push(format!("GPU {ordinal}: {reason}"));
                 why.push(reason);
@@ -141,7 +142,7 @@ fn engine(
     } else {
         why.push("namespace.gpu.qps is 0".to_owned());
     }
-    let gone = |error: &(dyn std::error::Error + 'static)| failed(chain(error));
+    let gone = |error: &(dyn std::error::Error + 'static)| failed(message_of(error));
     // An engine of its own over the same controller: it must not hold the one that it is attached to.
     let host = HostQueueEngine::new(Arc::clone(drive.controller()), drive.nsid());
     let host = host.map_err(|error| gone(&error))?;
@@ -171,7 +172,7 @@ fn file(
             gpu: memory.gpu().ordinal(),
             source: Box::new(error),
         },
-        _ => OpenError::Gpu { gpu: memory.gpu().ordinal(), reason: chain(&error) },
+        _ => OpenError::Gpu { gpu: memory.gpu().ordinal(), reason: message_of(&error) },
     })
 }
 

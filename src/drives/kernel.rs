@@ -11,15 +11,15 @@ use gcos_hw::kernel::{Direct, KernelError, Target, TargetOptions};
 use super::OpenError;
 use super::choice::DriveChoice;
 use super::image::{self, Made};
-use crate::config::{Config, KernelWay, PathKind};
+use crate::config::{Config, KernelWay};
 
 const FORCE: &str = "kernel_path.force";
 const DIRECT: &str = "kernel_path.use_direct_io";
 
 /// Whether what is forced can concern any entry.
-pub(super) fn check_force(config: &Config, kinds: &[(&str, PathKind)]) -> Result<(), OpenError> {
+pub(super) fn check_force(config: &Config) -> Result<(), OpenError> {
     match config.kernel_path.force {
-        Some(way) if !kinds.iter().any(|(_, kind)| matches!(kind, PathKind::Kernel(_))) => {
+        Some(way) if config.kernel_files().is_empty() => {
             Err(OpenError::NothingToForce { by: config.source_of(FORCE), way: way.name() })
         }
         _ => Ok(()),
@@ -54,7 +54,7 @@ pub(super) fn drive(
         source => OpenError::File { path: path.to_owned(), source },
     };
     let engine = FileEngine::open(target, Arc::clone(dma), options).map_err(fail)?;
-    let choice = DriveChoice::new(path, engine.way().name, reason(config, &engine));
+    let choice = DriveChoice::new(path, &*engine, reason(config, &engine));
     Ok((engine, choice))
 }
 

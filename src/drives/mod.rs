@@ -23,6 +23,7 @@ use gcos_hw::DmaSpace;
 use gcos_store::{FormatOptions, OpenOptions};
 
 use crate::config::{Config, PathKind};
+use crate::status::message_of;
 use gpu::Gpus;
 use image::Made;
 use platform::Platform;
@@ -83,7 +84,7 @@ pub fn open_drives(config: &Config, create: bool) -> Result<Drives, OpenError> {
     let kinds = platform::kinds(config)?;
     // What can never be opened is said before a GPU is touched.
     Platform::check(&kinds)?;
-    kernel::check_force(config, &kinds)?;
+    kernel::check_force(config)?;
     open_with(config, create, Gpus::open(config)?)
 }
 
@@ -118,7 +119,7 @@ fn open_all(
             Ok((drive, choice)) => opened.push((index, drive, choice)),
             Err(error) if may_skip && error.is_missing_drive() => {
                 tracing::warn!(drive = path, %error, "drive left out; its objects are misses");
-                let reason = chain(&error);
+                let reason = message_of(&error);
                 skipped.push(SkippedDrive { path: (*path).to_owned(), reason });
             }
             Err(error) => return Err(error),
@@ -146,7 +147,7 @@ fn open_all(
             }
             Err(error) if may_skip && error.is_missing_drive() => {
                 tracing::warn!(path, %error, "no spill: its file is left out");
-                skipped.push(SkippedDrive { path: path.to_owned(), reason: chain(&error) });
+                skipped.push(SkippedDrive { path: path.to_owned(), reason: message_of(&error) });
             }
             Err(error) => return Err(error),
         }
@@ -215,16 +216,4 @@ fn through_kernel(
     let (engine, choice) = kernel::drive(config, entry, &platform.dma()?, create)?;
     let attached = Attached::new(Arc::clone(&engine) as Arc<dyn Engine>);
     Ok((Drive::File(engine, attached), choice))
-}
-
-/// An error with its sources, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        source = error.source();
-    }
-    text
 }

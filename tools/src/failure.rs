@@ -4,6 +4,7 @@ use std::io;
 use std::path::Path;
 use std::process::ExitCode;
 
+use gcos::status::message_of;
 use gcos::{ConfigError, OpenError, StoreError};
 
 /// How a job that could be done ended.
@@ -56,18 +57,7 @@ impl Failure {
 
     /// An error with its sources.
     pub(crate) fn chain(kind: &'static str, error: &dyn Error) -> Self {
-        let mut message = error.to_string();
-        let mut source = error.source();
-        while let Some(error) = source {
-            let text = error.to_string();
-            // Some layers repeat what is below them.
-            if !message.ends_with(&text) {
-                message.push_str(": ");
-                message.push_str(&text);
-            }
-            source = error.source();
-        }
-        Self::new(kind, message)
+        Self::new(kind, message_of(error))
     }
 
     pub(crate) fn exit_code(&self) -> u8 {

@@ -43,10 +43,9 @@ fn open_drives_of(config: &Config, drives: Drives) -> Result<Store, Failure> {
     Ok(Store::open(drives.engines, options)?)
 }
 
-/// Ends use of drives in order, so that the next command may open them.
+/// Ends use of drives in order, so that the next command may open them: of all of them, whatever the first
+/// failure.
 pub(crate) fn release(config: &Config, drives: Drives) -> Result<(), Failure> {
-    for engine in &drives.engines {
-        engine.shutdown(config.io_deadline())?;
-    }
-    Ok(())
+    let down = drives.engines.iter().map(|engine| engine.shutdown(config.io_deadline()));
+    Ok(down.fold(Ok(()), Result::and)?)
 }

@@ -208,7 +208,7 @@ fn a_way_is_not_forced_on_drives_that_do_not_go_through_the_kernel() {
         r#", "kernel_path": {"force": "posix"}"#,
     );
     let err = with(&place, &[], &["zone-format"]).expect(2).err;
-    assert!(err.contains("kernel_path.force forces posix, and no entry"), "{err}");
+    assert!(err.contains("kernel_path.force forces posix, and neither"), "{err}");
     assert!(!place.path("pool.img").exists());
 }
 
@@ -360,6 +360,13 @@ fn doctor_tells_what_the_drives_of_the_configuration_are_and_lack() {
     configure(&place, "gcos.json", &["."], "");
     let folder = check("kernel_drives");
     assert!(folder["found"].as_str().unwrap().contains("a directory"), "{folder}");
+    std::fs::write(place.path("gcos.json"), r#"{"disk": {"paths": []}}"#).unwrap();
+    let invalid = check("kernel_drives");
+    assert_eq!(
+        (&invalid["status"], &invalid["cure"]),
+        (&"warn".into(), &"gcos config check".into())
+    );
+    assert!(invalid["found"].as_str().unwrap().contains("disk.number"), "{invalid}");
     std::fs::remove_file(place.path("gcos.json")).unwrap();
     assert_eq!(check("kernel_drives")["status"], "ok", "no configuration is no fault");
     with(&place, &[], &["--config", "gone.json", "doctor"]).expect(2);
@@ -407,6 +414,35 @@ fn a_pool_on_a_block_device_works_and_is_readable_in_the_file_below() {
 }
 
 #[test]
+fn a_way_may_be_forced_where_the_file_for_spill_alone_goes_through_the_kernel() {
+    let place = place();
+    let forced = r#", "fallback": {"path": "spill.img", "capacity_bytes": 33554432},
+        "kernel_path": {"force": "posix"}"#;
+    configure(&place, "gcos.json", &["emulated:a.img"], forced);
+    with(&place, &[], &["zone-format"]).expect(0);
+    let json = with(&place, &[], &["--json", "stat"]).expect(0).json();
+    assert_eq!(json["drives"][1]["way"], "POSIX");
+    assert_eq!(json["drives"][1]["name"], json["members"][1]["name"]);
+    // And such a file is one of the drives that no other pool may have.
+    configure(&place, "other.json", &["spill.img"], "");
+    let err = with(&place, &[], &["copy-pool", "gcos.json", "other.json"]).expect(2).err;
+    assert!(err.contains("spill.img is in both configurations"), "{err}");
+}
+
+#[test]
+fn a_format_that_fails_leaves_none_of_the_files_behind_that_it_made() {
+    let place = place();
+    // Too small for the zones, which shows when all files are there.
+    let spill = r#", "fallback": {"path": "spill.img", "capacity_bytes": 4096}"#;
+    configure(&place, "gcos.json", &["a.img", "emulated:b.img"], spill);
+    std::fs::File::create(place.path("b.img")).unwrap().set_len(BYTES).unwrap();
+    let err = with(&place, &[], &["zone-format"]).expect(2).err;
+    assert!(err.contains("spill.img"), "{err}");
+    let there = ["a.img", "b.img", "spill.img"].map(|name| place.path(name).exists());
+    assert_eq!(there, [false, true, false], "the one that was there stays");
+}
+
+#[test]
 fn rules_for_leaving_a_way_leave_a_healthy_pool_alone() {
     let place = place();
     let rules = r#", "fallback": {"max_errors": 2, "latency_multiple": 50}"#;
@@ -433,6 +469,10 @@ fn a_file_for_spill_is_made_with_the_pool_and_takes_objects_while_a_drive_is_awa
     let marks: Vec<_> = members.iter().map(|member| member["spill"] == true).collect();
     assert_eq!(marks, [false, false, true]);
     assert_eq!((&json["stats"]["spilled"], &members[2]["used_bytes"]), (&0.into(), &0.into()));
+    let doctor = with(&place, &[], &["--json", "doctor"]).json();
+    let found = |check: &&serde_json::Value| check["id"] == "kernel_drives";
+    let found = doctor["checks"].as_array().unwrap().iter().find(found).unwrap();
+    assert!(found["found"].as_str().unwrap().contains("spill.img"), "{found}");
     with(&place, &[], &["fsck", "--data"]).expect(0);
     check(&place, &[], "gcos.json", 4);
     // Without it, too: it is a drive that is missing.

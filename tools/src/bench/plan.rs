@@ -10,7 +10,7 @@ use serde_json::json;
 use crate::args::BenchArgs;
 use crate::failure::Failure;
 
-/// Most device memory that one measurement takes; larger combinations are left out.
+/// Most memory that the ways which are measured in turn take together; larger combinations are left out.
 const MEMORY: u64 = 512 << 20;
 
 /// Most bytes of the medium that are touched, so that memory is not exhausted.
@@ -122,7 +122,8 @@ impl Plan {
             }
         }
         let all = combinations(args);
-        let fits = |load: &&Load| load.bytes() <= MEMORY && load.bytes() * 4 <= capacity * 3;
+        let of_all = |load: &Load| load.bytes().saturating_mul(targets.len() as u64);
+        let fits = |load: &&Load| of_all(load) <= MEMORY && load.bytes() * 4 <= capacity * 3;
         let loads: Vec<_> = all.iter().filter(fits).copied().collect();
         if loads.is_empty() {
             return Err(Failure::usage("every combination needs more memory than 512 MiB"));
@@ -249,6 +250,16 @@ mod tests {
         assert_eq!(plan.loads.len() + plan.left_out, 4);
         assert_eq!(plan.left_out, 1);
         assert!(plan.config(&plan.targets[0]).unwrap().is_some());
+    }
+
+    #[test]
+    fn ways_that_are_measured_in_turn_have_memory_at_the_same_time() {
+        let left_out = |paths: &str| {
+            let flags = ["--size", "4KiB,32MiB", "--qd", "8", "--threads", "1", "--path", paths];
+            plan(&flags).unwrap().left_out
+        };
+        assert_eq!(left_out("posix:/no/a,io_uring:/no/a"), 0);
+        assert_eq!(left_out("posix:/no/a,io_uring:/no/a,emulated:/no/a"), 1);
     }
 
     #[test]

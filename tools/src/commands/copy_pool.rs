@@ -2,7 +2,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use gcos::copy::{CopyError, CopyOptions, CopyReport, copy};
-use gcos::{Config, Drives, OpenOptions, PathKind, Store, open_drives, units};
+use gcos::{Config, Drives, OpenOptions, Store, open_drives, units};
 use serde_json::{Value, json};
 
 use crate::args::CopyPoolArgs;
@@ -39,7 +39,7 @@ pub(crate) fn run(args: &CopyPoolArgs, out: &Output) -> Result<Outcome, Failure>
 /// Both configurations. GPUs have no part in it; no drive may be in both.
 fn configs(args: &CopyPoolArgs) -> Result<(Config, Config), Failure> {
     let mut configs = [Config::load(&args.from)?, Config::load(&args.to)?];
-    let through_the_kernel = configs.each_ref().map(has_kernel_drive);
+    let through_the_kernel = configs.each_ref().map(|config| !config.kernel_files().is_empty());
     for (config, itself) in configs.iter_mut().zip(through_the_kernel) {
         config.namespace.gpu.num = 0;
         // What the environment forces concerns the one of both that it can concern.
@@ -48,18 +48,13 @@ fn configs(args: &CopyPoolArgs) -> Result<(Config, Config), Failure> {
         }
     }
     let [from, to] = configs;
-    let shared = from.disk.paths.iter().find(|path| to.disk.paths.iter().any(|p| same(path, p)));
+    let shared = from.entries().find(|entry| to.entries().any(|other| same(entry, other)));
     match shared {
         Some(path) => Err(Failure::usage(format!(
             "{path} is in both configurations; the pools must lie on different drives"
         ))),
         None => Ok((from, to)),
     }
-}
-
-fn has_kernel_drive(config: &Config) -> bool {
-    let is_kernel = |path: &String| matches!(PathKind::parse(path), Ok(PathKind::Kernel(_)));
-    config.disk.paths.iter().any(is_kernel)
 }
 
 /// Whether two entries are the same drive, as far as their words and their files tell.

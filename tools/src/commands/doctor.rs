@@ -10,11 +10,11 @@ use crate::setup::checks;
 
 /// `gcos doctor`.
 pub(crate) fn run(globals: &Globals, out: &Output) -> Result<Outcome, Failure> {
-    // One that is named must be there; the usual one may be absent, and its mistakes are a matter of
-    // `gcos config check`.
+    // One that is named must be there and right; the usual one may be absent, and its mistakes are one of the
+    // things found.
     let config = match Config::load(&Config::locate(globals.config.as_deref())) {
         Err(error) if globals.config.is_some() => return Err(error.into()),
-        config => config.ok(),
+        config => config,
     };
     let checks = checks(&Sysfs::from_env(), config.as_ref());
     let usable = !checks.iter().any(Check::is_fatal);

@@ -12,21 +12,16 @@ pub(crate) fn run(globals: &Globals, args: &FormatArgs, out: &Output) -> Result<
     let config = pool::config(globals)?;
     let mut drives = open_drives(&config, true)?;
     let new = std::mem::take(&mut drives.created);
-    let held = match contents(&config, &drives).and_then(|held| {
-        consent(args, &held, out)?;
-        Ok(held)
-    }) {
-        Ok(held) => held,
-        Err(failure) => {
-            discard(&new);
-            pool::release(&config, drives)?;
-            return Err(failure);
-        }
-    };
-    let options = drives.format_options(&config, args.force);
-    let info = store::format(&drives.engines, &options)?;
     let choices = std::mem::take(&mut drives.choices);
-    pool::release(&config, drives)?;
+    let formatted = contents(&config, &drives).and_then(|held| {
+        consent(args, &held, out)?;
+        let options = drives.format_options(&config, args.force);
+        Ok((held, store::format(&drives.engines, &options)?))
+    });
+    // The first failure is the one to tell of.
+    let released = pool::release(&config, drives);
+    let (held, info) = formatted.inspect_err(|_| discard(&new))?;
+    released?;
     let text = format!(
         "Pool {} on {}: {} for objects, in chunks of {}.",
         info.pool_uuid,

@@ -89,7 +89,7 @@ fn whole(store: &Store, choices: &[DriveChoice], out: &Output) -> Outcome {
     let members = store.drives();
     for choice in choices {
         pairs.push(row("drive", format!("{}: {} ({})", choice.path, choice.way, choice.reason)));
-        let left = members.iter().filter(|member| member.name == choice.path);
+        let left = members.iter().filter(|member| member.name == choice.name);
         let left =
             left.filter(|member| member.demotions > 0 || member.health != DriveHealth::Online);
         pairs.extend(left.map(|member| {

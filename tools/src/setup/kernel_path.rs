@@ -1,17 +1,19 @@
 //! Block devices and files, through the kernel: io_uring, direct I/O, cuFile.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use gcos::cuda::cufile::{CuFile, UdevGap};
 use gcos::hw::kernel::{Direct, KernelError, Ring, RingOptions, Target, TargetOptions};
 use gcos::hw::pci::Sysfs;
-use gcos::{Config, PathKind, units};
+use gcos::status::message_of;
+use gcos::{Config, ConfigError, units};
 
 use super::check::Check;
 use super::libraries;
 
-pub(super) fn checks(sysfs: &Sysfs, config: Option<&Config>) -> Vec<Check> {
+pub(super) fn checks(sysfs: &Sysfs, config: Result<&Config, &ConfigError>) -> Vec<Check> {
     let files = Files::of(config);
     let mut checks = vec![io_uring(sysfs)];
     if sysfs.is_machine() {
@@ -55,47 +57,66 @@ fn try_io_uring() -> Result<(), String> {
     Ring::open(target, RingOptions { depth: 8, ..RingOptions::default() }).map(drop)
 }
 
-/// Entries of `disk.paths` that go through the kernel, opened for a look where that can be.
+/// Block devices and files of the configuration, opened for a look where that can be.
 struct Files {
-    named: bool,
+    /// Why none are known.
+    unknown: Option<Unknown>,
     direct: bool,
     opened: Vec<(PathBuf, Result<Arc<Target>, KernelError>)>,
 }
 
+enum Unknown {
+    /// There is no configuration.
+    NotThere,
+    /// It cannot be used, for this reason.
+    Unusable(String),
+}
+
+impl Unknown {
+    fn of(error: &ConfigError) -> Self {
+        match error {
+            ConfigError::Read { source, .. } if source.kind() == io::ErrorKind::NotFound => {
+                Self::NotThere
+            }
+            error => Self::Unusable(message_of(error)),
+        }
+    }
+}
+
 impl Files {
-    fn of(config: Option<&Config>) -> Self {
-        let direct = config.is_some_and(|config| config.kernel_path.use_direct_io);
+    fn of(config: Result<&Config, &ConfigError>) -> Self {
+        let unknown = config.err().map(Unknown::of);
+        let direct = config.is_ok_and(|config| config.kernel_path.use_direct_io);
         let options = TargetOptions {
             direct: if direct { Direct::Require } else { Direct::Never },
             read_only: true,
         };
-        let paths = config.map(|config| config.disk.paths.as_slice()).unwrap_or_default();
-        let files = paths.iter().filter_map(|path| match PathKind::parse(path) {
-            Ok(PathKind::Kernel(file)) => Some(file),
-            _ => None,
-        });
+        let files = config.map(Config::kernel_files).unwrap_or_default();
         let open = |file: PathBuf| (file.clone(), Target::open(&file, &options));
-        Self { named: config.is_some(), direct, opened: files.map(open).collect() }
+        Self { unknown, direct, opened: files.into_iter().map(open).collect() }
     }
 
     /// What each of them is, and whether it can be driven as the configuration says.
     fn drives(&self) -> Check {
         let check = Check::optional(
             "kernel_drives",
-            "block devices and files of disk.paths, opened as the configuration says",
+            "block devices and files of disk.paths and fallback.path, opened as the configuration says",
         );
-        if self.opened.is_empty() {
-            return check.ok(match self.named {
-                true => "no entry of disk.paths goes through the kernel",
-                false => {
-                    "no configuration is there; name one with --config to have its drives looked at"
-                }
-            });
+        match &self.unknown {
+            Some(Unknown::NotThere) => {
+                let found = "no configuration is there; name one with --config to have its drives looked at";
+                return check.ok(found);
+            }
+            Some(Unknown::Unusable(why)) => return check.warn(why, "gcos config check"),
+            None if self.opened.is_empty() => {
+                return check.ok("nothing in the configuration goes through the kernel");
+            }
+            None => {}
         }
         let bad = self.opened.iter().filter(|(_, opened)| opened.is_err()).count();
         let lines = self.opened.iter().map(|(path, opened)| match opened {
             Ok(target) => describe(target),
-            Err(error) => chain(path, error),
+            Err(error) => named(path, error),
         });
         let found = lines.collect::<Vec<_>>().join("; ");
         if bad == 0 {
@@ -129,19 +150,10 @@ fn describe(target: &Target) -> String {
     )
 }
 
-/// An error with its sources, beginning with the path.
-fn chain(path: &Path, error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let name = path.display().to_string();
-    if !text.starts_with(&name) {
-        text = format!("{name}: {text}");
-    }
-    let mut source = error.source();
-    while let Some(error) = source {
-        text.push_str(&format!(": {error}"));
-        source = error.source();
-    }
-    text
+/// An error, beginning with the path.
+fn named(path: &Path, error: &KernelError) -> String {
+    let (name, text) = (path.display().to_string(), message_of(error));
+    if text.starts_with(&name) { text } else { format!("{name}: {text}") }
 }
 
 fn cufile(sysfs: &Sysfs) -> Check {
@@ -163,15 +175,7 @@ fn cufile(sysfs: &Sysfs) -> Check {
             let (path, mode) = (library.path().display(), library.mode().name());
             check.ok(format!("{path}, {version}, {mode}"))
         }
-        Err(error) => {
-            let mut text = error.to_string();
-            let mut source = std::error::Error::source(&error);
-            while let Some(error) = source {
-                text.push_str(&format!(": {error}"));
-                source = error.source();
-            }
-            check.missing(text, cure)
-        }
+        Err(error) => check.missing(message_of(&error), cure),
     }
 }
 

@@ -11,15 +11,15 @@ mod platform;
 mod process;
 pub(crate) mod user;
 
-use gcos::Config;
 use gcos::hw::pci::{BindError, NamesError, Sysfs};
+use gcos::{Config, ConfigError};
 
 use crate::failure::Failure;
 use check::{Check, Section};
 
 /// Every check of `gcos doctor`, in the order in which one would mend things.
 /// Where there is a configuration, also of the block devices and files that it names.
-pub(crate) fn checks(sysfs: &Sysfs, config: Option<&Config>) -> Vec<Check> {
+pub(crate) fn checks(sysfs: &Sysfs, config: Result<&Config, &ConfigError>) -> Vec<Check> {
     let mut checks = platform::checks(sysfs);
     checks.extend(limits::checks(sysfs));
     checks.extend(gpu::checks(sysfs).into_iter().map(|check| check.within(Section::Gpu)));

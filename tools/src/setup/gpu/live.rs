@@ -9,6 +9,7 @@ use gcos::cuda::{
 };
 use gcos::hw::pci::Sysfs;
 use gcos::layout::gpu::{Batch, layout_hash};
+use gcos::status::message_of;
 
 use super::Check;
 
@@ -27,26 +28,14 @@ pub(super) fn checks(sysfs: &Sysfs) -> Vec<Check> {
         Ok(gpus) => gpus,
         Err(error @ GpuError::NoDriver) => {
             let cure = "none is needed without a GPU; with one, install the NVIDIA driver";
-            return vec![check.missing(chain(&error), cure), kernels(&[])];
+            return vec![check.missing(message_of(&error), cure), kernels(&[])];
         }
         Err(error) => {
             let cure = "see that the driver works (nvidia-smi)";
-            return vec![check.warn(chain(&error), cure), kernels(&[])];
+            return vec![check.warn(message_of(&error), cure), kernels(&[])];
         }
     };
     vec![device(sysfs, check, &gpus), memory(&gpus), host_memory(&gpus), kernels(&gpus)]
-}
-
-/// An error with its sources, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        source = error.source();
-    }
-    text
 }
 
 fn gib(bytes: u64) -> String {
@@ -61,7 +50,7 @@ fn device(sysfs: &Sysfs, check: Check, gpus: &[Arc<Gpu>]) -> Check {
         let (memory, place) = match told {
             Ok(told) => told,
             Err(error) => {
-                return check.warn(chain(&error), "see that the driver works (nvidia-smi)");
+                return check.warn(message_of(&error), "see that the driver works (nvidia-smi)");
             }
         };
         let place = place.unwrap_or_default();
@@ -121,7 +110,7 @@ fn memory(gpus: &[Arc<Gpu>]) -> Check {
             }
             Err(error) => {
                 found.push(format!("GPU {}: none", gpu.ordinal()));
-                cures.push(chain(&error));
+                cures.push(message_of(&error));
             }
         }
     }
@@ -155,7 +144,7 @@ fn host_memory(gpus: &[Arc<Gpu>]) -> Check {
     for gpu in gpus {
         if let Err(error) = try_host_memory(gpu) {
             let cure = "raise the limit of locked memory (ulimit -l); the GPU reaches none without";
-            return check.warn(chain(&error), cure);
+            return check.warn(message_of(&error), cure);
         }
     }
     check.ok("the GPU stores to host memory and the CPU sees it")
@@ -206,7 +195,7 @@ fn kernels(gpus: &[Arc<Gpu>]) -> Check {
     );
     for gpu in gpus {
         if let Err(error) = try_kernels(gpu) {
-            return check.warn(found, format!("GPU {}: {}", gpu.ordinal(), chain(&error)));
+            return check.warn(found, format!("GPU {}: {}", gpu.ordinal(), message_of(&error)));
         }
     }
     check.ok(if gpus.is_empty() { found } else { format!("{found}; loaded and run") })
