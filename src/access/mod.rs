@@ -1,6 +1,7 @@
 //! One open pool as programs in other languages use it: opened in one call, shared between threads, closed
 //! with a deadline, refused in child processes, with memory of theirs that drives reach.
 
+mod calls;
 mod error;
 mod open;
 mod registered;
@@ -18,6 +19,7 @@ use parking_lot::Mutex;
 
 use crate::config::Config;
 use crate::drives::{DriveChoice, SkippedDrive};
+use crate::metrics::{Mark, Measures};
 use registered::Registered;
 
 /// How often the end of other threads' calls is looked for.
@@ -34,6 +36,8 @@ pub struct Access {
     memories: Vec<Arc<DeviceMemory>>,
     gpus: Mutex<Vec<Arc<Gpu>>>,
     registered: Arc<Registered>,
+    pub(crate) measures: Measures,
+    mark: Mutex<Mark>,
     process: u32,
 }
 

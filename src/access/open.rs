@@ -7,6 +7,7 @@ use parking_lot::Mutex;
 use super::{Access, AccessError};
 use crate::config::{Config, PathKind};
 use crate::drives::{Drives, OpenError, open_drives};
+use crate::metrics::{Mark, Measures};
 
 pub(super) fn open(config: &Config, create: bool) -> Result<Access, AccessError> {
     let mut drives = drives(config, create)?;
@@ -34,8 +35,11 @@ pub(super) fn open(config: &Config, create: bool) -> Result<Access, AccessError>
             return Err(error.into());
         }
     };
+    let measures = Measures::default();
     Ok(Access {
         config: config.clone(),
+        mark: Mutex::new(Mark::new(&measures, &store.stats())),
+        measures,
         store: Arc::new(store),
         choices,
         skipped,
