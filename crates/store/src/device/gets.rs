@@ -162,16 +162,19 @@ impl Inner {
             None => true,
         };
         let left = end.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
-        let in_time = in_time && self.before.synchronize(left).is_ok();
+        let passed = match in_time {
+            true => held::passed(&self.before, left),
+            false => Err(held::late().to_string()),
+        };
         let reads = std::mem::take(&mut self.reads);
-        if !in_time {
-            return self.give_up(reads);
+        if let Err(detail) = passed {
+            return self.give_up(reads, &detail);
         }
         reads.into_iter().map(|read| self.conclude(read)).collect()
     }
 
     /// The stream did not pass: what is under way stays held until it has.
-    fn give_up(mut self, reads: Vec<Read>) -> Vec<Result<Lookup, StoreError>> {
+    fn give_up(mut self, reads: Vec<Read>, detail: &str) -> Vec<Result<Lookup, StoreError>> {
         let mut results = Vec::with_capacity(reads.len());
         for read in reads {
             results.push(match read {
@@ -179,7 +182,7 @@ impl Inner {
                 under_way => {
                     self.reads.push(under_way);
                     count(&self.pool.counters.misses, 1);
-                    let verdict = Verdict::Failed { detail: held::late().to_string() };
+                    let verdict = Verdict::Failed { detail: detail.to_owned() };
                     Ok(Lookup::Miss(self.pool.reason(verdict)))
                 }
             });

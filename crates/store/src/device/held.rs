@@ -1,8 +1,10 @@
 //! Objects that device I/O reads, and reading them by the host.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use gcos_engine::IoErrorKind;
+use gcos_engine::device::{Event, GpuError};
 use gcos_layout::media::{GRAIN_BYTES, ObjectHeader};
 
 use super::context::Device;
@@ -145,6 +147,14 @@ pub(super) fn ended(
         Some(header) => held.verify(header, &arrived),
         None => Err(Verdict::Failed { detail: "its header was not read".to_owned() }),
     }
+}
+
+/// Waits for what was in a stream before. Says in words why that has not ended well.
+pub(super) fn passed(before: &Event, left: Duration) -> Result<(), String> {
+    before.synchronize(left).map_err(|error| match error {
+        GpuError::TimedOut { .. } => late().to_string(),
+        error => StoreError::from(error).chain(),
+    })
 }
 
 /// Error of a stream that did not pass in time.

@@ -119,8 +119,8 @@ struct UnderWay {
     /// By part: its item in the flight.
     items: Vec<Option<usize>>,
     flight: Option<Flight>,
-    /// The end of what was in the caller's stream before; `None` when that could not be marked.
-    before: Option<Event>,
+    /// The end of what was in the caller's stream before, or why that could not be marked.
+    before: Result<Event, StoreError>,
     /// Objects that it reads.
     held: Vec<Arc<Held>>,
 }
@@ -172,7 +172,7 @@ impl<'s> Layers<'s> {
                 items: vec![None; sink.parts.len()],
                 sink,
                 flight: None,
-                before: None,
+                before: self.stream.record().map_err(StoreError::from),
                 held: Vec::new(),
             };
             if let Err(error) = self.launch(&mut layer) {
@@ -195,8 +195,8 @@ impl<'s> Layers<'s> {
     }
 
     fn launch(&mut self, layer: &mut UnderWay) -> Result<(), StoreError> {
-        let before = layer.before.insert(self.stream.record()?).clone();
-        let lane = self.lane(&before)?;
+        let Ok(before) = &layer.before else { return Ok(()) };
+        let lane = self.lane(before)?;
         let (mut plan, mut segments) = (Plan::default(), 0);
         let mut runs = Vec::<&DeviceRun>::new();
         for (part, place) in layer.sink.parts.iter().zip(&mut layer.items) {
@@ -220,18 +220,23 @@ impl<'s> Layers<'s> {
 
     fn conclude(&mut self, mut layer: UnderWay) -> Layer {
         let patience = patience(&self.pool);
-        let in_time = layer.flight.as_mut().is_none_or(|flight| flight.wait(patience))
-            && layer.before.as_ref().is_some_and(|before| before.synchronize(patience).is_ok());
+        let passed = match layer.flight.as_mut().is_none_or(|flight| flight.wait(patience)) {
+            true => match &layer.before {
+                Ok(before) => held::passed(before, patience),
+                Err(error) => Err(error.chain()),
+            },
+            false => Err(held::late().to_string()),
+        };
         let mut results = Vec::with_capacity(layer.items.len());
         for (part, &item) in layer.sink.parts.iter().zip(&layer.items) {
-            results.push(match in_time {
-                true => self.part(part, item, layer.flight.as_mut()),
-                false => self.late(part.key),
+            results.push(match &passed {
+                Ok(()) => self.part(part, item, layer.flight.as_mut()),
+                Err(detail) => Ok(self.stuck(part.key, detail)),
             });
         }
         let landed = layer.flight.as_ref().and_then(|flight| flight.landed().cloned());
         let index = layer.index;
-        if !in_time {
+        if passed.is_err() {
             self.pool.reaper.keep(Box::new(layer));
         }
         Layer { index, results, landed }
@@ -243,8 +248,8 @@ impl<'s> Layers<'s> {
         item: Option<usize>,
         flight: Option<&mut Flight>,
     ) -> Result<Lookup, StoreError> {
-        let (held, header) = match self.objects.get_mut(part.key) {
-            Some(Subject::Reading { held, header, .. }) => (Arc::clone(held), header),
+        let (held, asked, header) = match self.objects.get_mut(part.key) {
+            Some(Subject::Reading { held, asked, header }) => (Arc::clone(held), asked, header),
             Some(Subject::Missed(reason)) => {
                 count(&self.pool.counters.misses, 1);
                 return Ok(Lookup::Miss(reason.clone()));
@@ -255,6 +260,8 @@ impl<'s> Layers<'s> {
             (Some(flight), Some(item)) => held::ended(&held, flight, item, header),
             _ => Err(Verdict::Failed { detail: "not started on the GPU".to_owned() }),
         };
+        // What had asked for the header did not bring it: the next layer asks again.
+        *asked &= header.is_some();
         let result = conclude(&self.device, &held, part.offset.into(), &part.sink, verdict);
         if let Ok(Lookup::Miss(reason)) = &result {
             self.miss(part.key, reason.clone());
@@ -262,12 +269,12 @@ impl<'s> Layers<'s> {
         result
     }
 
-    /// The stream did not pass in time.
-    fn late(&mut self, key: usize) -> Result<Lookup, StoreError> {
+    /// The stream did not pass, in time or at all.
+    fn stuck(&mut self, key: usize, detail: &str) -> Lookup {
         count(&self.pool.counters.misses, 1);
-        let reason = self.pool.reason(Verdict::Failed { detail: held::late().to_string() });
+        let reason = self.pool.reason(Verdict::Failed { detail: detail.to_owned() });
         self.miss(key, reason.clone());
-        Ok(Lookup::Miss(reason))
+        Lookup::Miss(reason)
     }
 
     /// What follows of an object of which a layer was a miss is one, too.

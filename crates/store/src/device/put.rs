@@ -176,7 +176,7 @@ impl DevicePut {
     pub fn wait_all(puts: Vec<Self>) -> Vec<Result<PutOutcome, StoreError>> {
         let mut results: Vec<Option<Result<PutOutcome, StoreError>>> = Vec::new();
         let mut groups: Vec<Group> = Vec::new();
-        let mut inners = Vec::new();
+        let (mut inners, mut again) = (Vec::new(), Vec::new());
         for (index, mut put) in puts.into_iter().enumerate() {
             let Some(mut inner) = put.inner.take() else {
                 results.push(Some(Err(StoreError::Closed)));
@@ -190,17 +190,20 @@ impl DevicePut {
                     Group::of(&mut groups, &pool, durability).add(index, writing);
                     None
                 }
+                Ok(Finished::Again(failed)) => {
+                    again.push((index, failed));
+                    None
+                }
                 Err(error) => Some(Err(error)),
             });
             inners.push(Some(inner));
         }
-        let mut again = Vec::new();
         for Group { pool, durability, indices, puts } in groups {
             let outcomes = pool.commit_puts(puts, durability);
             for (index, outcome) in indices.into_iter().zip(outcomes) {
                 match (outcome, results.get_mut(index)) {
                     (Ok(outcome), Some(place)) => *place = Some(Ok(outcome)),
-                    (Err(failed), _) => again.push((index, failed)),
+                    (Err(failed), _) => again.push((index, Some(failed))),
                     _ => {}
                 }
             }
@@ -209,7 +212,7 @@ impl DevicePut {
         for (index, failed) in again {
             let inner = inners.get_mut(index).and_then(Option::as_mut);
             if let (Some(inner), Some(place)) = (inner, results.get_mut(index)) {
-                *place = Some(inner.elsewhere(failed));
+                *place = Some(inner.begin_again(failed));
             }
         }
         results.into_iter().map(|result| result.unwrap_or(Err(StoreError::Closed))).collect()
@@ -263,6 +266,8 @@ fn launch(
 enum Finished {
     Kept,
     Writing(Writing),
+    /// It is to begin again, and holds nothing: a drive has failed it, or the object that was to be kept is gone.
+    Again(Option<PutFailed>),
 }
 
 impl Inner {
@@ -281,14 +286,14 @@ impl Inner {
             State::Kept(waits) => {
                 match self.pool.keep(&self.key, waits, self.options.durability)? {
                     true => Ok(Finished::Kept),
-                    false => self.again(&mut Retry::default()),
+                    false => Ok(Finished::Again(None)),
                 }
             }
-            State::Writing(data) => self.write(*data, &mut Retry::default()),
+            State::Writing(data) => self.write(*data),
         }
     }
 
-    fn write(&mut self, data: Data, retry: &mut Retry) -> Result<Finished, StoreError> {
+    fn write(&self, data: Data) -> Result<Finished, StoreError> {
         let Data { mut writing, flight } = data;
         let end = Instant::now() + patience(&self.pool);
         let arrived = match flight {
@@ -310,27 +315,30 @@ impl Inner {
             }
             Err(failed) => self.write_by_host(&mut writing, failed, end),
         };
-        match done {
-            Ok(()) => Ok(Finished::Writing(writing)),
-            Err(error) => {
-                retry.again(&self.pool, writing.give_up(error))?;
-                self.again(retry)
-            }
-        }
+        Ok(match done {
+            Ok(()) => Finished::Writing(writing),
+            Err(error) => Finished::Again(Some(writing.give_up(error))),
+        })
     }
 
-    /// Puts it again, by the host, after a drive has failed it.
-    fn elsewhere(&mut self, mut failed: PutFailed) -> Result<PutOutcome, StoreError> {
-        let mut retry = Retry::default();
+    /// Puts it again, by the host. It may wait for other puts of the key, so nothing else may be held.
+    fn begin_again(&self, failed: Option<PutFailed>) -> Result<PutOutcome, StoreError> {
+        let (mut retry, mut failed) = (Retry::default(), failed);
         loop {
-            retry.again(&self.pool, failed)?;
-            let writing = match self.again(&mut retry)? {
+            if let Some(failed) = failed.take() {
+                retry.again(&self.pool, failed)?;
+            }
+            let writing = match self.again(retry.avoid)? {
                 Finished::Kept => return Ok(PutOutcome::Kept),
                 Finished::Writing(writing) => writing,
+                Finished::Again(why) => {
+                    failed = why;
+                    continue;
+                }
             };
             let mut outcomes = self.pool.commit_puts(vec![Ok(writing)], self.options.durability);
             failed = match outcomes.pop() {
-                Some(Err(failed)) => failed,
+                Some(Err(failed)) => Some(failed),
                 Some(Ok(outcome)) => return Ok(outcome),
                 None => return Err(StoreError::Closed),
             };
@@ -360,20 +368,18 @@ impl Inner {
         FromDevice { device: &self.device, source: &self.source, deadline }
     }
 
-    /// The object that was to be kept is gone, or a drive has failed the put: it begins again, by the host.
-    fn again(&mut self, retry: &mut Retry) -> Result<Finished, StoreError> {
+    /// One more try, by the host, on drives other than `avoid` (bit mask).
+    fn again(&self, avoid: u64) -> Result<Finished, StoreError> {
         loop {
             let len = self.source.len();
-            match self.pool.prepare_put(&self.key, len, &self.options, retry.avoid)? {
+            match self.pool.prepare_put(&self.key, len, &self.options, avoid)? {
                 Begun::Kept(waits) => {
                     if self.pool.keep(&self.key, waits, self.options.durability)? {
                         return Ok(Finished::Kept);
                     }
                 }
                 Begun::Busy => self.pool.await_key(&self.key)?,
-                Begun::Writing(writing) => {
-                    return self.write(Data { writing, flight: None }, retry);
-                }
+                Begun::Writing(writing) => return self.write(Data { writing, flight: None }),
             }
         }
     }

@@ -7,7 +7,7 @@ use gcos_engine::{IoError, IoErrorKind};
 
 use super::layers::until;
 use super::*;
-use crate::{LayerSink, MissReason};
+use crate::{Durability, LayerSink, MissReason};
 
 /// What a device engine does wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -231,6 +231,59 @@ fn layers_come_by_the_host_where_the_device_engine_fails() {
     let stats = world.store.stats();
     assert!(stats.device_gets >= 2 && stats.device_fallbacks >= 2, "{stats:?}");
     assert_eq!(stats.device_gets + stats.device_fallbacks, 6);
+}
+
+#[test]
+fn a_header_that_did_not_come_with_one_layer_comes_with_the_next() {
+    let (world, engines) = faulty_world(1, 1);
+    put(&world.store, b"k", 3, 6 * 100_000);
+    let buffers: Vec<_> = (0..6).map(|_| world.filled(&[0; 100_000])).collect();
+    let sinks = buffers.iter().enumerate().map(|(i, b)| LayerSink::new(i as u32 * 100_000, b));
+    engines[0].set(Fault::Refuses);
+    let layers = world.store.get_layers(&world.stream, &[b"k"], sinks.collect(), 1).unwrap();
+    engines[0].set(Fault::None);
+    assert!(layers.map(|layer| assert!(layer.is_hit(), "{layer:?}")).count() == 6);
+    let stats = world.store.stats();
+    assert_eq!((stats.device_gets, stats.device_fallbacks), (5, 1), "{stats:?}");
+}
+
+#[test]
+fn a_stream_that_has_failed_is_told_as_it_is() {
+    let world = World::new(1, 16 * MIB);
+    put(&world.store, b"k", 3, 100_000);
+    let target = world.filled(&[0; 100_000]);
+    world.stream.host(Box::new(|| panic!("as the test wants it"))).unwrap();
+    let gets = world.store.get_on(&world.stream, [(&b"k"[..], (&target).into())]).unwrap();
+    let sinks = vec![LayerSink::new(0, &target)];
+    let mut layers = world.store.get_layers(&world.stream, &[b"k"], sinks, 1).unwrap();
+    let lookups = [gets.wait().pop(), layers.next().unwrap().results.pop()];
+    for lookup in lookups.map(|lookup| lookup.unwrap().unwrap()) {
+        let Lookup::Miss(MissReason::Io { detail, .. }) = &lookup else { panic!("{lookup:?}") };
+        assert!(detail.contains("a job panicked"), "{detail}");
+    }
+}
+
+#[test]
+fn a_put_that_begins_again_holds_up_no_other_of_its_batch() {
+    let world = World::new(1, 64 * MIB);
+    let relaxed = PutOptions { durability: Durability::Relaxed, ..PutOptions::default() };
+    world.store.put(b"k", &bytes(1, 1000)[..], &relaxed).unwrap();
+    let source = world.filled(&bytes(2, 1000));
+    let options = PutOptions::default();
+    let put_on = |key: &[u8]| world.store.put_on(&world.stream, key, &source, &options).unwrap();
+    let batch = vec![put_on(b"k"), put_on(b"other")];
+    world.store.remove(b"k", Durability::Relaxed).unwrap();
+    // What was to be kept is gone, and its key is taken.
+    let holder = put_on(b"k");
+    std::thread::scope(|scope| {
+        let batch = scope.spawn(|| crate::DevicePut::wait_all(batch));
+        until(|| world.store.contains(b"other"));
+        holder.wait().unwrap();
+        for result in batch.join().unwrap() {
+            result.unwrap();
+        }
+    });
+    world.assert_gets(b"other", 2, 1000);
 }
 
 #[test]
