@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use gcos::copy::{CopyError, CopyOptions, CopyReport, copy};
+use gcos::copy::{CopyError, CopyOptions, CopyReport, Untouched, copy};
 use gcos::{Config, IfExists, ObjectInfo, PutOptions, Store, open_drives};
 
 const MIB: u64 = 1 << 20;
@@ -248,6 +248,30 @@ fn a_source_without_one_of_its_drives_is_never_copied_completely() {
     let report = report.unwrap();
     assert_eq!((report.drives_lost, report.complete), (1, false));
     assert!(report.copied >= there && report.copied < 40, "{report:?}");
+}
+
+#[test]
+fn a_source_that_was_not_closed_is_recovered_and_copied_and_stays_as_it_was() {
+    let folder = folder();
+    let path = folder.path().join("pool.img").display().to_string();
+    let source = pool(&path, 64 * MIB);
+    fill(&source, 30);
+    source.remove(b"k004", gcos::Durability::Sync).unwrap();
+    // As after a crash: no checkpoint, no mark that it was closed.
+    drop(source);
+    let before = std::fs::read(&path).unwrap();
+    let config = config(&path, 64 * MIB);
+    let drives = open_drives(&config, false).unwrap();
+    let options = gcos::OpenOptions { background: false, ..config.open_options() };
+    let source = Store::open(Untouched::over(&drives.engines), options).unwrap();
+    assert!(!source.recovery().clean);
+    let destination = in_memory();
+    assert_eq!(whole(&source, &destination, &CopyOptions::default()).copied, 29);
+    // What it is told to do, it does, and its drives know nothing of it.
+    source.put(b"new", &bytes(1, 100_000)[..], &PutOptions::default()).unwrap();
+    assert!(source.get_vec(b"new").unwrap().unwrap() == bytes(1, 100_000));
+    drop((source, drives));
+    assert!(std::fs::read(&path).unwrap() == before);
 }
 
 #[test]

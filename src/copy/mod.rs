@@ -1,14 +1,17 @@
 //! From one pool to another: other drives, or the same way of keeping objects over another path.
 //!
-//! The source may be in use: [`copy`] only reads it, through the store that its owner has open. The
+//! The source may be in use: [`copy`] only reads it, through the store that its owner has open. One that nobody
+//! has open stays as it is, to the byte, where its drives are [`Untouched`]. The
 //! destination is a pool of its own that was formatted before. Every object is verified by its checksums
 //! when it is read, and read back from the destination and compared before it counts. A copy that was cut
 //! short is begun again: what is there already with the same bytes is left alone.
 
 mod batch;
 mod report;
+mod untouched;
 
 pub use report::{CopyError, CopyOptions, CopyProblem, CopyReport};
+pub use untouched::Untouched;
 
 use std::collections::HashSet;
 use std::ops::ControlFlow;

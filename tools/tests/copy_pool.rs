@@ -72,7 +72,10 @@ fn a_pool_moves_to_another_path_and_back() {
     assert_eq!(before.len(), 241);
     let dry = place.run(&["--json", "copy-pool", "from.json", "to.json", "--dry-run"]).expect(0);
     assert_eq!(dry.json()["copied"], 241);
-    assert!(objects(&place, "to.json").is_empty(), "nothing was written");
+    let image = || std::fs::read(place.path("to.img")).unwrap();
+    let before_dry = image();
+    place.run(&["copy-pool", "from.json", "to.json", "--dry-run"]).expect(0);
+    assert!(image() == before_dry, "nothing was written, not even a mark that it was open");
     let ran = place.run(&["--json", "copy-pool", "from.json", "to.json"]).expect(0).json();
     assert_eq!((&ran["copied"], &ran["same"]), (&241.into(), &0.into()));
     assert_eq!((&ran["complete"], &ran["dry_run"]), (&true.into(), &false.into()));
@@ -139,9 +142,10 @@ fn what_differs_and_what_is_damaged_is_named_and_makes_exit_code_1() {
     let needle = &payload(1, 300_000)[200_000..200_064];
     let at = image.windows(64).position(|window| window == needle).unwrap();
     image[at] ^= 1;
-    std::fs::write(place.path("from.img"), image).unwrap();
+    std::fs::write(place.path("from.img"), &image).unwrap();
     let ran = place.run(&["--json", "copy-pool", "from.json", "to.json"]).expect(1).json();
     assert_eq!((&ran["copied"], &ran["failed"]), (&1.into(), &2.into()));
+    assert!(std::fs::read(place.path("from.img")).unwrap() == image, "the source is as it was");
     let problems = ran["problems"].as_array().unwrap();
     let reason = |key: &str| {
         let problem = problems.iter().find(|problem| problem["key"] == key).unwrap();
@@ -153,7 +157,9 @@ fn what_differs_and_what_is_damaged_is_named_and_makes_exit_code_1() {
     assert_eq!(found("a"), b"something else");
     assert!(found("c") == payload(2, 300_000));
     place.run(&["--config", "to.json", "get", "b"]).expect(1);
-    place.run(&["copy-pool", "from.json", "to.json", "--replace"]).expect(0);
+    let replacing = ["--json", "copy-pool", "from.json", "to.json", "--replace"];
+    let ran = place.run(&replacing).expect(1).json();
+    assert_eq!((&ran["copied"], &ran["failed"]), (&1.into(), &1.into()), "b is still damaged");
     assert!(found("a") == payload(0, 300_000));
 }
 

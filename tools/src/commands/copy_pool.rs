@@ -1,7 +1,7 @@
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use gcos::copy::{CopyError, CopyOptions, CopyReport, copy};
+use gcos::copy::{CopyError, CopyOptions, CopyReport, Untouched, copy};
 use gcos::{Config, Drives, OpenOptions, Store, open_drives, units};
 use serde_json::{Value, json};
 
@@ -10,12 +10,14 @@ use crate::failure::{Failure, Outcome};
 use crate::key;
 use crate::meter::{Meter, Unit};
 use crate::output::Output;
+use crate::pool;
 
 /// `gcos copy-pool`.
 pub(crate) fn run(args: &CopyPoolArgs, out: &Output) -> Result<Outcome, Failure> {
     let (from, to) = configs(args)?;
-    let source = store(&from, &args.from)?;
-    let destination = store(&to, &args.to)?;
+    // The source is left as it is, and so is the destination where nothing is to be written.
+    let source = Pool::open(&from, &args.from, true)?;
+    let destination = Pool::open(&to, &args.to, args.dry_run)?;
     let options = CopyOptions {
         prefix: args.prefix.0.clone(),
         replace: args.replace,
@@ -23,7 +25,7 @@ pub(crate) fn run(args: &CopyPoolArgs, out: &Output) -> Result<Outcome, Failure>
         ..CopyOptions::default()
     };
     let meter = Meter::new(out, "objects", None, Unit::Things);
-    let copied = copy(&source, &destination, &options, |report| {
+    let copied = copy(&source.store, &destination.store, &options, |report| {
         meter.set(report.done(), report.objects);
         ControlFlow::Continue(())
     });
@@ -69,18 +71,39 @@ fn same(a: &str, b: &str) -> bool {
     file(a) == file(b)
 }
 
-/// Opens a pool so that nothing leaves it by itself.
-fn store(config: &Config, name: &Path) -> Result<Store, Failure> {
-    let failed =
-        |failure: Failure| Failure::new(failure.kind, format!("{}: {failure}", name.display()));
-    let drives: Drives = open_drives(config, false).map_err(|e| failed(e.into()))?;
-    let options = OpenOptions {
-        high_watermark: 100,
-        low_watermark: 100,
-        deallocate: false,
-        ..drives.open_options(config)
-    };
-    Store::open(drives.engines, options).map_err(|e| failed(e.into()))
+/// A pool that is open, and that nothing leaves by itself.
+struct Pool {
+    store: Store,
+    /// Its drives, if they are to stay as they are.
+    untouched: Option<(Config, Drives)>,
+}
+
+impl Pool {
+    fn open(config: &Config, name: &Path, untouched: bool) -> Result<Self, Failure> {
+        let failed =
+            |failure: Failure| Failure::new(failure.kind, format!("{}: {failure}", name.display()));
+        let mut drives = open_drives(config, false).map_err(|e| failed(e.into()))?;
+        let options = OpenOptions {
+            high_watermark: 100,
+            low_watermark: 100,
+            deallocate: false,
+            background: !untouched,
+            ..drives.open_options(config)
+        };
+        let engines = match untouched {
+            true => Untouched::over(&drives.engines),
+            false => std::mem::take(&mut drives.engines),
+        };
+        let store = Store::open(engines, options).map_err(|e| failed(e.into()))?;
+        let untouched = untouched.then(|| (config.clone(), drives));
+        Ok(Self { store, untouched })
+    }
+
+    fn close(self) -> Result<(), Failure> {
+        let Some((config, drives)) = self.untouched else { return Ok(self.store.close()?) };
+        drop(self.store);
+        pool::release(&config, drives)
+    }
 }
 
 fn document(report: &CopyReport) -> Value {
