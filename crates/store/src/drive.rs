@@ -42,6 +42,9 @@ impl DriveStatus {
     }
 }
 
+/// Of the superblock copies, all (bit mask).
+const ALL_COPIES: u8 = 0b1111;
+
 /// Reads and writes whole blocks of a drive through staging memory. For metadata.
 #[derive(Debug, Clone)]
 pub(crate) struct BlockIo {
@@ -96,17 +99,21 @@ pub(crate) struct Drive {
     pub(crate) io: BlockIo,
     pub(crate) zones: ZoneMap,
     pub(crate) superblock: Mutex<Superblock>,
+    /// Copies (bit mask) that may not hold it. Changed with `superblock` locked.
+    stale: AtomicU8,
     /// Flags of [`DriveStatus`].
     status: AtomicU8,
 }
 
 impl Drive {
-    pub(crate) fn new(io: BlockIo, superblock: Superblock) -> Self {
+    /// `stale`: copies (bit mask) that do not hold the superblock.
+    pub(crate) fn new(io: BlockIo, superblock: Superblock, stale: u8) -> Self {
         Self {
             index: u8::try_from(superblock.drive_index).unwrap_or(u8::MAX),
             io,
             zones: superblock.zones,
             superblock: Mutex::new(superblock),
+            stale: AtomicU8::new(stale),
             status: AtomicU8::new(0),
         }
     }
@@ -173,26 +180,48 @@ impl Drive {
         let mut current = crate::turns::lock(&self.superblock);
         let mut next = current.successor();
         change(&mut next);
-        write_superblock(&self.io, &next)?;
-        *current = next;
-        Ok(())
+        match write_superblock(&self.io, &next, self.stale.load(Ordering::Relaxed)) {
+            Ok(failed) => {
+                self.stale.store(failed, Ordering::Relaxed);
+                *current = next;
+                Ok(())
+            }
+            Err(error) => {
+                // Any of them may hold either.
+                self.stale.store(ALL_COPIES, Ordering::Relaxed);
+                Err(error)
+            }
+        }
     }
 }
 
-/// Writes a superblock to its four copies, one after the other; three must succeed.
-pub(crate) fn write_superblock(io: &BlockIo, superblock: &Superblock) -> Result<(), StoreError> {
+/// Writes a superblock to its four copies, one after the other; three must succeed. Tells which one did
+/// not (bit mask).
+///
+/// Those that do not hold the superblock before (`stale`) come first: so at any time two copies agree, on
+/// the one before or on this one, if two did at the beginning. For the same reason nothing more is
+/// written once two have failed.
+pub(crate) fn write_superblock(
+    io: &BlockIo,
+    superblock: &Superblock,
+    stale: u8,
+) -> Result<u8, StoreError> {
     let block = superblock.encode();
-    let mut failures = Vec::new();
-    for offset in superblock.zones.superblock_offsets() {
+    let offsets = superblock.zones.superblock_offsets();
+    let mut order = [0_usize, 1, 2, 3];
+    order.sort_by_key(|copy| stale & 1 << copy == 0);
+    let mut failed = 0;
+    for copy in order {
+        let Some(&offset) = offsets.get(copy) else { continue };
         if let Err(error) = io.write(offset, &block, true) {
             tracing::warn!(drive = io.name(), offset, %error, "superblock copy not written");
-            failures.push(error);
+            if failed != 0 {
+                return Err(error);
+            }
+            failed |= 1 << copy;
         }
     }
-    match failures.pop() {
-        Some(error) if !failures.is_empty() => Err(error),
-        _ => Ok(()),
-    }
+    Ok(failed)
 }
 
 /// What the four superblock copies of a drive say.
@@ -200,8 +229,8 @@ pub(crate) fn write_superblock(io: &BlockIo, superblock: &Superblock) -> Result<
 pub(crate) struct Copies {
     /// The superblock that counts.
     pub(crate) superblock: Superblock,
-    /// Copies that differ from it.
-    pub(crate) disagreeing: u64,
+    /// Copies (bit mask) that do not hold it.
+    pub(crate) stale: u8,
 }
 
 /// Reads and weighs the superblock copies (`docs/format.md`, section 2).
@@ -219,7 +248,7 @@ pub(crate) fn read_superblock(io: &BlockIo, formatted: Option<u64>) -> Result<Co
         }
     }
     // A drive or image that has grown or shrunk has its copies where its old size puts them.
-    if let Some(stated) = good.first().map(|s| s.zones.capacity)
+    if let Some(stated) = good.first().map(|(_, s)| s.zones.capacity)
         && good.len() < 2
         && ZoneMap::copies(stated) != ZoneMap::copies(capacity)
     {
@@ -229,14 +258,18 @@ pub(crate) fn read_superblock(io: &BlockIo, formatted: Option<u64>) -> Result<Co
         good = decode_copies(io, ZoneMap::copies(stated))?.0;
     }
     let needed = if canary::on(Canary::SuperblockQuorumOfOne) { 1 } else { 2 };
-    let agreed = |s: &&Superblock| good.iter().filter(|other| other == s).count() >= needed;
-    if let Some(superblock) = good.iter().filter(agreed).max_by_key(|s| s.sequence).cloned() {
-        let equal = good.iter().filter(|other| **other == superblock).count();
-        return Ok(Copies { superblock, disagreeing: 4 - equal as u64 });
+    let all = || good.iter().map(|(_, superblock)| superblock);
+    let agreed = |s: &&Superblock| all().filter(|other| other == s).count() >= needed;
+    if let Some(superblock) = all().filter(agreed).max_by_key(|s| s.sequence).cloned() {
+        let places = superblock.zones.superblock_offsets();
+        let holds = |at: u64| good.iter().any(|(place, s)| *place == at && *s == superblock);
+        let bad = (0..).zip(places).filter(|(_, at)| !holds(*at));
+        let stale = bad.fold(0, |mask, (copy, _): (u8, u64)| mask | 1 << copy);
+        return Ok(Copies { superblock, stale });
     }
     match good.len() {
         0 => Err(first_error),
-        _ if good.iter().all(|s| s.state == DriveState::Formatting) => {
+        _ if all().all(|s| s.state == DriveState::Formatting) => {
             Err(unopenable("formatting was cut short; format it again".to_owned()))
         }
         n => Err(unopenable(format!(
@@ -257,8 +290,11 @@ pub(crate) fn truncated(io: &BlockIo, formatted: u64) -> StoreError {
     }
 }
 
-/// The copies that decode, and the most telling error of those that do not.
-fn decode_copies(io: &BlockIo, at: [u64; 4]) -> Result<(Vec<Superblock>, StoreError), StoreError> {
+/// The copies that decode, with their places, and the most telling error of those that do not.
+fn decode_copies(
+    io: &BlockIo,
+    at: [u64; 4],
+) -> Result<(Vec<(u64, Superblock)>, StoreError), StoreError> {
     let mut good = Vec::new();
     let mut worst =
         StoreError::NotAPool { drive: io.name().to_owned(), found: "no superblock".to_owned() };
@@ -275,7 +311,7 @@ fn decode_copies(io: &BlockIo, at: [u64; 4]) -> Result<(Vec<Superblock>, StoreEr
             }
         };
         match decoded {
-            Ok(superblock) => good.push(superblock),
+            Ok(superblock) => good.push((offset, superblock)),
             Err(gcos_layout::media::FormatError::Magic { .. }) => {}
             Err(source) => {
                 let at = format!("superblock copy at offset {offset}");

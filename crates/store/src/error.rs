@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use gcos_engine::device::GpuError;
 use gcos_engine::{IoError, IoErrorKind};
 use gcos_hw::HwError;
@@ -108,6 +110,14 @@ pub enum StoreError {
         drive: String,
         /// Why.
         reason: String,
+    },
+    /// Another thread's operation did not come to its end in time; nothing was done.
+    #[error("{what} has not ended within {waited:?}; try again later")]
+    TimedOut {
+        /// The operation.
+        what: &'static str,
+        /// How long it was waited for.
+        waited: Duration,
     },
     /// Operations that were acknowledged relaxed were lost because a drive failed. Said once.
     #[error(

@@ -137,14 +137,15 @@ pub fn format(drives: &[Arc<dyn Engine>], options: &FormatOptions) -> Result<Poo
             return Err(StoreError::Occupied { drive, found: contents.to_string() });
         }
     }
+    let mut failed = Vec::with_capacity(plans.len());
     for (io, first) in &plans {
         erase(io, &first.zones)?;
-        write_superblock(io, first)?;
+        failed.push(write_superblock(io, first, 0)?);
     }
     // Only when every drive is laid out does one become ready, and with it the pool.
-    for (io, first) in &plans {
+    for ((io, first), failed) in plans.iter().zip(failed) {
         let ready = Superblock { state: DriveState::Ready, ..first.successor() };
-        write_superblock(io, &ready)?;
+        write_superblock(io, &ready, failed)?;
     }
     Ok(pool_info(plans.iter().map(|(_, superblock)| superblock)))
 }

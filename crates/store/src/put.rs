@@ -2,12 +2,13 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use gcos_engine::{Extent, IoError, IoErrorKind, Op, Request, Ticket};
 use gcos_layout::media::{
     BLOCK_BYTES, Location, MAX_KEY_BYTES, ObjectHeader, PutRecord, Record, Shape,
 };
+use parking_lot::Mutex;
 use smallvec::SmallVec;
 
 use crate::canary::{self, Canary};
@@ -25,6 +26,12 @@ use crate::{Durability, IfExists, PutOptions, PutOutcome, StoreError, turns};
 const WINDOW: usize = 32;
 /// Objects doomed at a time once the pool is above its high watermark.
 const EVICT_BLOCKS: u64 = 8192;
+
+/// I/O deadlines within which a put gets on: a flush and a frame that others write before its own, and its
+/// own two.
+const STILL: u32 = 4;
+/// I/O deadlines for which a put waits for a key, however many others of that key get on meanwhile.
+const AWAIT_KEY: u32 = 64;
 
 /// How a put began.
 #[derive(Debug)]
@@ -48,7 +55,7 @@ pub(crate) struct Writing {
     in_flight: VecDeque<(u8, Box<dyn Ticket>, Option<Lease>)>,
     /// Drives (bit mask) on which a write failed.
     failed: u64,
-    _key: KeyGuard,
+    key: KeyGuard,
 }
 
 /// Keeps other puts of a key out. Dropped after the put has ended either way.
@@ -56,6 +63,15 @@ pub(crate) struct Writing {
 struct KeyGuard {
     pool: Arc<Pool>,
     key: Vec<u8>,
+    /// When the put last got on.
+    moved: Arc<Mutex<Instant>>,
+}
+
+impl KeyGuard {
+    /// The put gets on: whoever waits for the key goes on waiting.
+    fn moved(&self) {
+        *self.moved.lock() = turns::now();
+    }
 }
 
 impl Drop for KeyGuard {
@@ -124,7 +140,8 @@ impl Pool {
             Ok(guard) => guard,
             Err(begun) => return Ok(begun),
         };
-        let (id, place) = self.allocate(key, &shape, avoid)?;
+        let (id, place) = self.allocate(&guard, &shape, avoid)?;
+        guard.moved();
         let record = PutRecord {
             key: key.to_vec(),
             generation: self.generation(),
@@ -137,7 +154,7 @@ impl Pool {
         let drives =
             record.pieces.iter().fold(1 << place.head.drive, |mask, p| mask | 1 << p.drive);
         let (pool, in_flight) = (Arc::clone(self), VecDeque::new());
-        let writing = Writing { pool, id, record, drives, in_flight, failed: 0, _key: guard };
+        let writing = Writing { pool, id, record, drives, in_flight, failed: 0, key: guard };
         Ok(Begun::Writing(writing))
     }
 
@@ -147,7 +164,7 @@ impl Pool {
         options: &PutOptions,
     ) -> Result<Result<KeyGuard, Begun>, StoreError> {
         let mut state = self.state.lock();
-        if state.writing.contains(key) {
+        if state.writing.contains_key(key) {
             return Ok(Err(Begun::Busy));
         }
         if options.if_exists == IfExists::Keep
@@ -170,22 +187,24 @@ impl Pool {
             }
             // An object on a drive that is gone is a miss: the new one takes its place.
         }
-        state.writing.insert(key.to_vec());
+        let moved = Arc::new(Mutex::new(turns::now()));
+        state.writing.insert(key.to_vec(), Arc::clone(&moved));
         drop(state);
-        Ok(Ok(KeyGuard { pool: Arc::clone(self), key: key.to_vec() }))
+        Ok(Ok(KeyGuard { pool: Arc::clone(self), key: key.to_vec(), moved }))
     }
 
-    /// Waits until nobody writes this key, within the I/O deadline.
+    /// Waits until nobody writes this key. A put may take any number of I/O deadlines, and be followed by
+    /// others, so it counts whether the one that has the key gets on.
     pub(crate) fn await_key(&self, key: &[u8]) -> Result<(), StoreError> {
-        let give_up = self.patience();
+        let begun = turns::now();
+        let (still, longest) =
+            (self.options.io_deadline * STILL, self.options.io_deadline * AWAIT_KEY);
         let mut state = self.state.lock();
-        while state.writing.contains(key) {
-            if turns::now() > give_up {
-                return Err(StoreError::invalid(
-                    "key",
-                    "no other put of the same key that takes longer than the I/O deadline",
-                    "one that does",
-                ));
+        while let Some(moved) = state.writing.get(key).map(|moved| *moved.lock()) {
+            let now = turns::now();
+            if now > moved + still || now > begun + longest {
+                let waited = now.saturating_duration_since(begun);
+                return Err(StoreError::TimedOut { what: "another put of the same key", waited });
             }
             self.wait_changed(&mut state);
         }
@@ -196,13 +215,14 @@ impl Pool {
     /// room. The drive for spill comes second: see [`Pool::targets`].
     fn allocate(
         &self,
-        key: &[u8],
+        guard: &KeyGuard,
         shape: &Shape,
         avoid: u64,
     ) -> Result<(Id, Placement), StoreError> {
+        let key_len = guard.key.len();
         let needs: Vec<u32> = (0..shape.pieces())
             .map(|index| shape.piece_blocks(index))
-            .chain([shape.head_blocks(key.len())])
+            .chain([shape.head_blocks(key_len)])
             .collect();
         let blocks: u64 = needs.iter().map(|&n| u64::from(n)).sum();
         let give_up = self.patience();
@@ -210,6 +230,7 @@ impl Pool {
         // Whether the first choice has no room and never will.
         let mut over = false;
         loop {
+            guard.moved();
             let mut state = self.state.lock();
             let targets = self.targets(avoid);
             let (writable, then) = match over && targets.then != 0 {
@@ -217,9 +238,9 @@ impl Pool {
                 false => (targets.first, targets.then),
             };
             let id = state.index.add();
-            let placed = state.place(shape, key.len(), id, writable).or_else(|shortage| {
+            let placed = state.place(shape, key_len, id, writable).or_else(|shortage| {
                 let now = then != 0 && targets.degraded;
-                let spilled = now.then(|| state.place(shape, key.len(), id, then));
+                let spilled = now.then(|| state.place(shape, key_len, id, then));
                 spilled.and_then(Result::ok).ok_or(shortage)
             });
             let shortage = match placed {
@@ -366,8 +387,9 @@ impl Pool {
         }
         let waiting = member.journal.enqueue(item);
         drop(state);
+        put.key.moved();
         let drives = put.drives;
-        Ok(Recorded { drive, drives, waiter, waiting, len, _key: put._key })
+        Ok(Recorded { drive, drives, waiter, waiting, len, _key: put.key })
     }
 
     fn acknowledge(&self, put: Recorded) -> Result<PutOutcome, Failed> {
@@ -528,13 +550,16 @@ impl Writing {
             Ok(ticket) => ticket,
             Err(error) => return Err(self.failed_on(slot.drive, error)),
         };
+        self.key.moved();
         self.in_flight.push_back((slot.drive, ticket, lease));
         Ok(())
     }
 
     fn finish_oldest(&mut self) -> Result<(), StoreError> {
         let Some((drive, ticket, _lease)) = self.in_flight.pop_front() else { return Ok(()) };
-        ticket.wait().map_err(|error| self.failed_on(drive, error))
+        let ended = ticket.wait();
+        self.key.moved();
+        ended.map_err(|error| self.failed_on(drive, error))
     }
 
     /// Notes a write that failed, and what that says about its drive.

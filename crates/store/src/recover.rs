@@ -33,6 +33,8 @@ const RUN_ROOM: u64 = 1 << GENERATION_BITS;
 struct Found {
     io: BlockIo,
     superblock: Superblock,
+    /// Copies (bit mask) that do not hold it.
+    stale: u8,
 }
 
 /// What was read from one drive's meta zone.
@@ -169,18 +171,18 @@ fn find_members(
             }
             Err(error) => return Err(error),
         };
-        report.superblock_copies_repaired += copies.disagreeing;
+        report.superblock_copies_repaired += u64::from(copies.stale.count_ones());
         check_openable(&io, &copies.superblock)?;
-        found.push(Found { io, superblock: copies.superblock });
+        found.push(Found { io, superblock: copies.superblock, stale: copies.stale });
     }
     let unopenable = |io: &BlockIo, reason: String| StoreError::Unopenable {
         drive: io.name().to_owned(),
         reason,
     };
-    let Some(Found { io: a, superblock: reference }) = found.first() else {
+    let Some(Found { io: a, superblock: reference, .. }) = found.first() else {
         return Err(StoreError::invalid("drives", "at least one that answers", 0));
     };
-    for Found { io: b, superblock } in &found {
+    for Found { io: b, superblock, .. } in &found {
         if superblock.pool_uuid != reference.pool_uuid {
             return Err(StoreError::MixedPools {
                 a: a.name().to_owned(),
@@ -259,7 +261,7 @@ fn load(
     losers: &mut Vec<(u8, RemoveRecord)>,
 ) -> Result<(Member, Loaded), StoreError> {
     let drive_uuid = found.superblock.drive_uuid();
-    let drive = Drive::new(found.io, found.superblock);
+    let drive = Drive::new(found.io, found.superblock, found.stale);
     let ring = drive.zones.journal_blocks();
     let origin = Start { sequence: 1, position: ring, previous: 0 };
     let mut loaded = Loaded::default();

@@ -1,8 +1,11 @@
 //! Index and space of a pool together, under one lock: what must change in one step.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Instant;
 
 use gcos_layout::media::{Location, Record, RemoveRecord, Shape};
+use parking_lot::Mutex;
 use smallvec::SmallVec;
 
 use crate::alloc::Allocator;
@@ -42,8 +45,8 @@ pub(crate) struct State {
     pub(crate) index: Index,
     /// By drive index; `None` for a missing drive.
     pub(crate) spaces: Vec<Option<Space>>,
-    /// Keys that a put is writing.
-    pub(crate) writing: HashSet<Vec<u8>>,
+    /// Keys that a put is writing, each with the moment at which that put last got on.
+    pub(crate) writing: HashMap<Vec<u8>, Arc<Mutex<Instant>>>,
     /// Keys of which an older object lies on a drive that cannot be told that it is gone.
     haunted: HashMap<Vec<u8>, SmallVec<[Ghost; 1]>>,
     /// Doomed entries whose space is not free yet.

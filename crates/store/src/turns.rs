@@ -48,7 +48,7 @@ pub(crate) fn now() -> Instant {
 pub(crate) fn seconds() -> u64 {
     #[cfg(feature = "canary")]
     if let Some(world) = simulated::world() {
-        return 1_700_000_000 + world.now().as_secs();
+        return world.seconds();
     }
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     now.map_or(0, |since| since.as_secs())
@@ -75,6 +75,8 @@ mod simulated {
         fn pause(&self);
         /// Time since the beginning.
         fn now(&self) -> Duration;
+        /// Seconds since 1970.
+        fn seconds(&self) -> u64;
         /// A number that was never given before.
         fn unique(&self) -> [u8; 16];
     }

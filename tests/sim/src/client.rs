@@ -1,10 +1,12 @@
 //! One client: carries its operations out and has the model judge each answer.
 
+use std::time::Duration;
+
 use gcos_store::{
     Durability, IfExists, Lookup, MissReason, PutOptions, PutOutcome, Sink, Source, Store,
     StoreError,
 };
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::keys::key_bytes;
 use crate::model::{Excuse, Model, Seen, WriteId};
@@ -54,12 +56,19 @@ impl Shared<'_> {
         }
     }
 
+    /// The model, told what time it is.
+    fn model(&self) -> MutexGuard<'_, Model> {
+        let mut model = self.model.lock();
+        model.wall = self.world.wall();
+        model
+    }
+
     /// Lets faults take effect whose time has come.
     fn arm(&self) {
         let mut begun = self.begun.lock();
         let mut faults = self.faults.lock();
         while let Some(fault) = faults.pop_if(|fault| fault.after <= *begun) {
-            self.model.lock().excuse(excuse_of(fault.kind));
+            self.model().excuse(excuse_of(fault.kind));
             self.world.arm(&fault);
         }
         *begun += 1;
@@ -68,7 +77,7 @@ impl Shared<'_> {
     /// What the store says about itself.
     fn look(&self) {
         let stats = self.store.stats();
-        let mut model = self.model.lock();
+        let mut model = self.model();
         model.evicted |= stats.evicted > 0;
         if stats.drives_lost > 0 && self.world.is_disturbed() {
             model.excuse(if self.several { Excuse::Anything } else { Excuse::Errors });
@@ -81,24 +90,32 @@ impl Shared<'_> {
         match error {
             StoreError::Full { .. } => Ok(()),
             StoreError::RelaxedLost if self.world.is_disturbed() => {
-                self.model.lock().relaxed_lost();
+                self.model().relaxed_lost();
                 Ok(())
             }
             StoreError::Io(_) | StoreError::DriveFailed { .. } if self.world.is_disturbed() => {
                 Ok(())
             }
             // Waiting for another client's put of the key took too long.
-            StoreError::Invalid { what: "key", .. } if self.world.is_disturbed() => Ok(()),
+            StoreError::TimedOut { .. } if self.world.is_disturbed() => Ok(()),
             other => Err(format!("unexpected error: {other} ({other:?})")),
         }
     }
 
     fn one(&self, op: &Op) -> Result<(), String> {
         match op {
-            Op::Put { key, len, sync, keep, pin, direct } => {
+            Op::Put { key, len, sync, keep, pin, direct, ttl } => {
                 let if_exists = if *keep { IfExists::Keep } else { IfExists::Replace };
-                let options = PutOptions { if_exists, pin: *pin, ..put_options(*sync) };
-                let (write, bytes) = self.model.lock().begin_put(*key, *len);
+                let ttl = (*ttl > 0).then(|| Duration::from_secs((*ttl).into()));
+                let options = PutOptions { if_exists, pin: *pin, ttl, ..put_options(*sync) };
+                let (write, bytes) = {
+                    let mut model = self.model();
+                    let begun = model.begin_put(*key, *len);
+                    if let Some(ttl) = ttl {
+                        model.mortal(begun.0, ttl.as_secs());
+                    }
+                    begun
+                };
                 let name = key_bytes(*key);
                 let result = if *direct {
                     let mut buffer =
@@ -112,7 +129,7 @@ impl Shared<'_> {
                 let stored = matches!(result, Ok(PutOutcome::Stored));
                 self.end_put(*key, write, *sync, result)?;
                 if stored && *pin && *key < FIRST_SHARED {
-                    self.model.lock().pin(*key, true);
+                    self.model().pin(*key, true);
                 }
                 Ok(())
             }
@@ -123,12 +140,16 @@ impl Shared<'_> {
             Op::Remove { key, sync } => self.remove(*key, *sync),
             Op::Pin { key } => {
                 let pinned = self.store.pin(&key_bytes(*key));
-                self.model.lock().pin(*key, pinned);
+                self.model().pin(*key, pinned);
                 Ok(())
             }
             Op::Unpin { key } => {
                 while self.store.unpin(&key_bytes(*key)) {}
-                self.model.lock().pin(*key, false);
+                self.model().pin(*key, false);
+                Ok(())
+            }
+            Op::Wait { seconds } => {
+                self.world.pass((*seconds).into());
                 Ok(())
             }
             Op::Flush => self.barrier(Store::flush).map(|_| ()),
@@ -149,9 +170,10 @@ impl Shared<'_> {
         result: Result<PutOutcome, StoreError>,
     ) -> Result<(), String> {
         match result {
-            Ok(PutOutcome::Stored) => self.model.lock().done(write, sync),
+            Ok(PutOutcome::Stored) => self.model().done(write, sync),
             Ok(PutOutcome::Kept) => {
-                let mut model = self.model.lock();
+                let mut model = self.model();
+                model.kept(write)?;
                 let since = model.begin_read();
                 model.forget(write);
                 if sync && key < FIRST_SHARED {
@@ -159,7 +181,7 @@ impl Shared<'_> {
                 }
             }
             Err(error) => {
-                self.model.lock().failed(write);
+                self.model().failed(write);
                 self.allowed(&error)?;
             }
         }
@@ -169,7 +191,7 @@ impl Shared<'_> {
     fn put_many(&self, items: &[(u8, u32)], sync: bool) -> Result<(), String> {
         let options = PutOptions { if_exists: IfExists::Replace, ..put_options(sync) };
         let begun: Vec<_> = {
-            let mut model = self.model.lock();
+            let mut model = self.model();
             items.iter().map(|&(key, len)| (key, model.begin_put(key, len))).collect()
         };
         let names: Vec<_> = begun.iter().map(|(key, _)| key_bytes(*key)).collect();
@@ -189,7 +211,7 @@ impl Shared<'_> {
     }
 
     fn get(&self, key: u8) -> Result<(), String> {
-        let since = self.model.lock().begin_read();
+        let since = self.model().begin_read();
         let seen = read_whole(self.store, key)?;
         self.note(&seen);
         self.judge(key, since, &seen)
@@ -213,12 +235,12 @@ impl Shared<'_> {
         if failed && (self.world.is_over() || key >= FIRST_SHARED && self.world.misreads()) {
             return Ok(());
         }
-        self.model.lock().check(key, since, seen)
+        self.model().check(key, since, seen)
     }
 
     fn get_range(&self, key: u8, from: u16, part: u16) -> Result<(), String> {
         let name = key_bytes(key);
-        let since = self.model.lock().begin_read();
+        let since = self.model().begin_read();
         let Some(info) = self.store.info(&name) else {
             return self.judge(key, since, &Seen::Absent);
         };
@@ -238,7 +260,7 @@ impl Shared<'_> {
     }
 
     fn get_many(&self, keys: &[u8]) -> Result<(), String> {
-        let since = self.model.lock().begin_read();
+        let since = self.model().begin_read();
         let names: Vec<_> = keys.iter().map(|&key| key_bytes(key)).collect();
         let mut there = Vec::new();
         for (&key, name) in keys.iter().zip(&names) {
@@ -271,17 +293,17 @@ impl Shared<'_> {
     fn remove(&self, key: u8, sync: bool) -> Result<(), String> {
         let durability = if sync { Durability::Sync } else { Durability::Relaxed };
         let (since, write) = {
-            let mut model = self.model.lock();
+            let mut model = self.model();
             (model.begin_read(), model.begin_remove(key))
         };
         match self.store.remove(&key_bytes(key), durability) {
-            Ok(true) => self.model.lock().done(write, sync),
+            Ok(true) => self.model().done(write, sync),
             Ok(false) => {
-                self.model.lock().forget(write);
+                self.model().forget(write);
                 return self.judge(key, since, &Seen::Absent);
             }
             Err(error) => {
-                self.model.lock().failed(write);
+                self.model().failed(write);
                 self.allowed(&error)?;
             }
         }
@@ -294,7 +316,7 @@ impl Shared<'_> {
         if let Some(since) = written
             && self.store.stats().drives_lost == 0
         {
-            self.model.lock().checkpointed(since);
+            self.model().checkpointed(since);
         }
         Ok(())
     }
@@ -304,15 +326,15 @@ impl Shared<'_> {
         &self,
         act: impl Fn(&Store) -> Result<(), StoreError>,
     ) -> Result<Option<u64>, String> {
-        let since = self.model.lock().begin_read();
+        let since = self.model().begin_read();
         match act(self.store) {
             Ok(()) => {
-                self.model.lock().flushed(since);
+                self.model().flushed(since);
                 Ok(Some(since))
             }
             Err(error) => {
                 // What could not be made durable may be lost, and is not asked for again.
-                self.model.lock().relaxed_lost();
+                self.model().relaxed_lost();
                 self.allowed(&error)?;
                 Ok(None)
             }
@@ -342,7 +364,7 @@ pub fn read_whole(store: &Store, key: u8) -> Result<Seen, String> {
 
 fn miss(reason: &MissReason) -> Seen {
     match reason {
-        MissReason::Absent => Seen::Absent,
+        MissReason::Absent | MissReason::Expired => Seen::Absent,
         MissReason::Damaged { .. } => Seen::Damaged(reason.to_string()),
         other => Seen::Failed(other.to_string()),
     }

@@ -4,7 +4,8 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use fastrand::Rng;
 use gcos_emulator::{Config, Emulator, Medium, MediumEvent, Run, WriteCacheConfig};
@@ -26,7 +27,7 @@ use crate::recycle::address_space;
 use crate::verdict;
 
 /// Capacity of each drive.
-const DRIVE_BYTES: u64 = 6 << 20;
+pub(crate) const DRIVE_BYTES: u64 = 6 << 20;
 /// Blocks in caches up to which every subset of them is tried.
 pub const ALL_SUBSETS: usize = 5;
 /// Subsets that are drawn where there are more.
@@ -43,6 +44,12 @@ pub enum Step {
     Relaxed(u8, u32),
     /// Two puts in one call.
     Both(u32),
+    /// A synchronous put of an object that lives for so many seconds: key, length, seconds.
+    Mortal(u8, u32, u8),
+    /// So many seconds pass.
+    Later(u8),
+    /// A get.
+    Look(u8),
     /// A synchronous remove.
     Remove(u8),
     /// A relaxed remove.
@@ -70,9 +77,42 @@ pub const ALPHABET: [Step; 9] = [
     Step::Reopen,
 ];
 
+/// The alphabet of the workloads in which objects expire.
+pub const MORTAL: [Step; 7] = [
+    Step::Mortal(0, 700, 5),
+    Step::Later(10),
+    Step::Look(0),
+    Step::Put(0, 9_000),
+    Step::Relaxed(0, 4_000),
+    Step::Checkpoint,
+    Step::Reopen,
+];
+
+/// The time that stores are told, on the thread that enters it.
+#[derive(Debug, Default)]
+pub(crate) struct Clock {
+    seconds: AtomicU64,
+    unique: AtomicU64,
+}
+
+impl gcos_store::World for Clock {
+    fn pause(&self) {
+        std::thread::yield_now();
+    }
+    fn now(&self) -> Duration {
+        Duration::ZERO
+    }
+    fn seconds(&self) -> u64 {
+        1_700_000_000 + self.seconds.load(Ordering::Relaxed)
+    }
+    fn unique(&self) -> [u8; 16] {
+        u128::from(1 + self.unique.fetch_add(1, Ordering::Relaxed)).to_le_bytes()
+    }
+}
+
 /// What was seen at the controllers, in order.
 #[derive(Debug, Clone)]
-enum Event {
+pub(crate) enum Event {
     Write {
         drive: usize,
         offset: u64,
@@ -167,22 +207,57 @@ impl Bed {
     /// The first crash that was not survived.
     pub fn search(&self, steps: &[Step], last_only: bool, seed: u64) -> Result<Searched, Lost> {
         let lost = |what| Lost { steps: steps.to_vec(), place: "nowhere".to_owned(), what };
+        let clock = Arc::new(Clock::default());
         gcos_store::plant(self.canary);
-        let recorded = self.record(steps, seed);
+        gcos_store::enter(Some(Arc::clone(&clock) as _));
+        let recorded = self.record(steps, seed, &clock);
+        clock.seconds.store(0, Ordering::Relaxed);
         let result = match recorded {
-            Ok((events, salt)) => Search::new(self, steps, salt, last_only, seed).run(&events),
+            Ok(events) => Search::new(self, steps, &clock, last_only, seed).run(&events),
             Err(what) => Err(lost(what)),
         };
+        gcos_store::enter(None);
         gcos_store::plant(None);
         result
     }
 
     /// Runs a workload over the driver and controllers in steps.
-    fn record(&self, steps: &[Step], seed: u64) -> Result<(Vec<Event>, u64), String> {
+    fn record(&self, steps: &[Step], seed: u64, clock: &Clock) -> Result<Vec<Event>, String> {
+        let rig = Rig::new(&self.images, seed)?;
+        let events = &rig.events;
+        let open = || Store::open(rig.engines()?, quiet()).map_err(|error| error.to_string());
+        let mut store = open()?;
+        let mut model = Model::new(KEYS, seed);
+        for (at, step) in steps.iter().enumerate() {
+            events.lock().push(Event::Begin(at));
+            let mut changed = true;
+            if *step == Step::Reopen {
+                store.close().map_err(|error| format!("close: {error}"))?;
+                store = open()?;
+            } else {
+                changed = carry_out(&store, *step, &mut model, clock)
+                    .map_err(|error| format!("{step:?}: {error}"))?;
+            }
+            events.lock().push(Event::End(at, changed));
+        }
+        // Those of the drop are no part of it.
+        let events = std::mem::take(&mut *events.lock());
+        Ok(events)
+    }
+}
+
+/// Controllers in steps over images, and what they note.
+pub(crate) struct Rig {
+    emulators: Vec<Arc<Emulator>>,
+    pub(crate) events: Arc<Mutex<Vec<Event>>>,
+}
+
+impl Rig {
+    pub(crate) fn new(images: &[Arc<Vec<u8>>], seed: u64) -> Result<Self, String> {
         let events: Arc<Mutex<Vec<Event>>> = Arc::default();
         let space = address_space()?;
         let mut emulators = Vec::new();
-        for (drive, image) in self.images.iter().enumerate() {
+        for (drive, image) in images.iter().enumerate() {
             let medium = Medium::ram(DRIVE_BYTES).map_err(|error| error.to_string())?;
             medium.poke(0, image).map_err(|error| error.to_string())?;
             let log = Arc::clone(&events);
@@ -198,40 +273,26 @@ impl Bed {
             };
             emulators.push(Emulator::new(config).map_err(|error| error.to_string())?);
         }
-        let open = || -> Result<Store, String> {
-            let mut engines: Vec<Arc<dyn Engine>> = Vec::new();
-            for emulator in &emulators {
-                let options = HostQueueOptions { controller: Options::default(), nsid: 1 };
-                let engine = HostQueueEngine::open(emulator.function(), options);
-                engines.push(Arc::new(engine.map_err(|error| error.to_string())?));
-            }
-            Store::open(engines, quiet()).map_err(|error| error.to_string())
-        };
-        let mut store = open()?;
-        let mut model = Model::new(KEYS, seed);
-        for (at, step) in steps.iter().enumerate() {
-            events.lock().push(Event::Begin(at));
-            let mut changed = true;
-            if *step == Step::Reopen {
-                store.close().map_err(|error| format!("close: {error}"))?;
-                store = open()?;
-            } else {
-                changed = carry_out(&store, *step, &mut model)
-                    .map_err(|error| format!("{step:?}: {error}"))?;
-            }
-            events.lock().push(Event::End(at, changed));
+        Ok(Self { emulators, events })
+    }
+
+    /// Drivers of the controllers.
+    pub(crate) fn engines(&self) -> Result<Vec<Arc<dyn Engine>>, String> {
+        let mut engines: Vec<Arc<dyn Engine>> = Vec::new();
+        for emulator in &self.emulators {
+            let options = HostQueueOptions { controller: Options::default(), nsid: 1 };
+            let engine = HostQueueEngine::open(emulator.function(), options);
+            engines.push(Arc::new(engine.map_err(|error| error.to_string())?));
         }
-        // Those of the drop are no part of it.
-        let events = std::mem::take(&mut *events.lock());
-        Ok((events, seed))
+        Ok(engines)
     }
 }
 
-fn quiet() -> OpenOptions {
+pub(crate) fn quiet() -> OpenOptions {
     OpenOptions { background: false, allow_missing: false, ..OpenOptions::default() }
 }
 
-fn engines(images: &[Arc<Image>], dma: &Arc<DmaSpace>) -> Vec<Arc<dyn Engine>> {
+pub(crate) fn engines(images: &[Arc<Image>], dma: &Arc<DmaSpace>) -> Vec<Arc<dyn Engine>> {
     let each = images.iter().enumerate();
     each.map(|(drive, image)| {
         let blocks: Arc<dyn Blocks> = Arc::clone(image) as _;
@@ -253,23 +314,34 @@ fn noted(drive: usize, event: &MediumEvent<'_>) -> Event {
 /// Keys and lengths that a step puts.
 fn puts(step: Step) -> Vec<(u8, u32)> {
     match step {
-        Step::Put(key, len) | Step::Relaxed(key, len) => vec![(key, len)],
+        Step::Put(key, len) | Step::Relaxed(key, len) | Step::Mortal(key, len, _) => {
+            vec![(key, len)]
+        }
         Step::Both(len) => vec![(1, len), (2, len + 1)],
         _ => Vec::new(),
     }
 }
 
+/// Seconds that what a step puts lives.
+fn ttl(step: Step) -> Option<u64> {
+    match step {
+        Step::Mortal(_, _, ttl) => Some(ttl.into()),
+        _ => None,
+    }
+}
+
 /// Carries a step out: whether it found what it was to change.
-fn carry_out(store: &Store, step: Step, model: &mut Model) -> Result<bool, String> {
+fn carry_out(store: &Store, step: Step, model: &mut Model, clock: &Clock) -> Result<bool, String> {
     let durability = match step {
         Step::Relaxed(..) | Step::Forget(_) => Durability::Relaxed,
         _ => Durability::Sync,
     };
     let words = |error: gcos_store::StoreError| error.to_string();
     match step {
-        Step::Put(..) | Step::Relaxed(..) | Step::Both(_) => {
-            let options =
-                PutOptions { durability, if_exists: IfExists::Replace, ..PutOptions::default() };
+        Step::Put(..) | Step::Relaxed(..) | Step::Mortal(..) | Step::Both(_) => {
+            let ttl = ttl(step).map(Duration::from_secs);
+            let if_exists = IfExists::Replace;
+            let options = PutOptions { durability, if_exists, ttl, ..PutOptions::default() };
             let payloads: Vec<_> = puts(step)
                 .into_iter()
                 .map(|(key, len)| (key_bytes(key), model.begin_put(key, len).1))
@@ -288,6 +360,11 @@ fn carry_out(store: &Store, step: Step, model: &mut Model) -> Result<bool, Strin
         Step::Remove(key) | Step::Forget(key) => {
             store.remove(&key_bytes(key), durability).map_err(words)
         }
+        Step::Later(seconds) => {
+            clock.seconds.fetch_add(seconds.into(), Ordering::Relaxed);
+            Ok(true)
+        }
+        Step::Look(key) => store.get_vec(&key_bytes(key)).map(|_| true).map_err(words),
         Step::Flush => store.flush().map(|()| true).map_err(words),
         Step::Checkpoint => store.checkpoint().map(|()| true).map_err(words),
         Step::Maintain => store.maintain().map(|()| true).map_err(words),
@@ -321,14 +398,86 @@ impl Drive {
 }
 
 /// A block that may have reached the medium of a drive, and its versions since the last flush.
-type Choice = (usize, u64, Vec<Arc<[u8]>>);
+pub(crate) type Choice = (usize, u64, Vec<Arc<[u8]>>);
+
+/// What several drives hold at a place of the log.
+#[derive(Debug, Clone)]
+pub(crate) struct Media {
+    images: Vec<Arc<Vec<u8>>>,
+    drives: Vec<Drive>,
+}
+
+impl Media {
+    pub(crate) fn new(images: &[Arc<Vec<u8>>]) -> Self {
+        Self { images: images.to_vec(), drives: vec![Drive::default(); images.len()] }
+    }
+
+    /// Carries an event out.
+    pub(crate) fn happen(&mut self, event: &Event) {
+        match event {
+            Event::Write { drive, offset, bytes, fua } => {
+                let base = &self.images[*drive];
+                let unit = &mut self.drives[*drive];
+                for (block, part) in blocks(*offset, bytes) {
+                    if *fua {
+                        unit.cached.retain(|(other, _)| *other != block);
+                        apply(base, &mut unit.durable, block * BLOCK, &part);
+                    } else {
+                        unit.cache(block, part);
+                    }
+                }
+            }
+            Event::Zero { drive, offset, len } => {
+                let zeros: Arc<[u8]> = vec![0; BLOCK as usize].into();
+                for block in offset / BLOCK..(offset + len) / BLOCK {
+                    self.drives[*drive].cache(block, Arc::clone(&zeros));
+                }
+            }
+            Event::Flush { drive } => self.drives[*drive].flush(),
+            Event::Begin(_) | Event::End(..) => {}
+        }
+    }
+
+    /// What may or may not be on the media when the power goes before an event, or in the middle of it: of each
+    /// block one of its versions, or none of them.
+    pub(crate) fn choices(&self, event: &Event) -> Vec<Choice> {
+        let mut choices: Vec<Choice> = Vec::new();
+        for (drive, unit) in self.drives.iter().enumerate() {
+            for (block, versions) in &unit.cached {
+                choices.push((drive, *block, versions.clone()));
+            }
+        }
+        if let Event::Write { drive, offset, bytes, .. } = event {
+            for (block, part) in blocks(*offset, bytes) {
+                let known = choices.iter_mut().find(|(d, b, _)| (*d, *b) == (*drive, block));
+                match known {
+                    Some((_, _, versions)) => versions.push(part),
+                    None => choices.push((*drive, block, vec![part])),
+                }
+            }
+        }
+        choices
+    }
+
+    /// What a choice leaves (for each block, how many of its versions reached the medium).
+    pub(crate) fn left(&self, choices: &[Choice], kept: &[usize]) -> Vec<Changed> {
+        let mut media: Vec<Changed> = self.drives.iter().map(|d| d.durable.clone()).collect();
+        for ((drive, block, versions), kept) in choices.iter().zip(kept) {
+            if let Some(bytes) = kept.checked_sub(1).and_then(|at| versions.get(at)) {
+                media[*drive].insert(*block, Arc::clone(bytes));
+            }
+        }
+        media
+    }
+}
 
 struct Search<'a> {
     bed: &'a Bed,
     steps: &'a [Step],
+    clock: &'a Clock,
     last_only: bool,
     rng: Rng,
-    drives: Vec<Drive>,
+    media: Media,
     model: Model,
     /// Media that have been recovered from already, since the last operation began or ended.
     seen: HashSet<u64>,
@@ -336,14 +485,15 @@ struct Search<'a> {
 }
 
 impl<'a> Search<'a> {
-    fn new(bed: &'a Bed, steps: &'a [Step], salt: u64, last_only: bool, seed: u64) -> Self {
+    fn new(bed: &'a Bed, steps: &'a [Step], clock: &'a Clock, last_only: bool, seed: u64) -> Self {
         Self {
             bed,
             steps,
+            clock,
             last_only,
             rng: Rng::with_seed(seed),
-            drives: vec![Drive::default(); bed.images.len()],
-            model: Model::new(KEYS, salt),
+            media: Media::new(&bed.images),
+            model: Model::new(KEYS, seed),
             seen: HashSet::new(),
             out: Searched { workloads: 1, ..Searched::default() },
         }
@@ -370,7 +520,7 @@ impl<'a> Search<'a> {
                     self.end(self.steps[*step], since, *changed, &under_way);
                     self.seen.clear();
                 }
-                other => self.happen(other),
+                other => self.media.happen(other),
             }
         }
         self.place(events.len(), &Event::End(0, true))?;
@@ -382,9 +532,18 @@ impl<'a> Search<'a> {
             Step::Remove(key) | Step::Forget(key) => Some(self.model.begin_remove(key)),
             _ => None,
         };
-        let put = puts(step);
-        let begun = put.into_iter().map(|(key, len)| self.model.begin_put(key, len).0);
-        removed.into_iter().chain(begun.collect::<Vec<_>>()).collect()
+        if let Step::Later(seconds) = step {
+            self.model.wall += u64::from(seconds);
+        }
+        let mut begun: Vec<_> = removed.into_iter().collect();
+        for (key, len) in puts(step) {
+            let write = self.model.begin_put(key, len).0;
+            if let Some(ttl) = ttl(step) {
+                self.model.mortal(write, ttl);
+            }
+            begun.push(write);
+        }
+        begun
     }
 
     fn end(&mut self, step: Step, since: u64, changed: bool, writes: &[crate::model::WriteId]) {
@@ -400,51 +559,10 @@ impl<'a> Search<'a> {
         }
     }
 
-    /// Carries an event out.
-    fn happen(&mut self, event: &Event) {
-        match event {
-            Event::Write { drive, offset, bytes, fua } => {
-                let base = &self.bed.images[*drive];
-                let unit = &mut self.drives[*drive];
-                for (block, part) in blocks(*offset, bytes) {
-                    if *fua {
-                        unit.cached.retain(|(other, _)| *other != block);
-                        apply(base, &mut unit.durable, block * BLOCK, &part);
-                    } else {
-                        unit.cache(block, part);
-                    }
-                }
-            }
-            Event::Zero { drive, offset, len } => {
-                let zeros: Arc<[u8]> = vec![0; BLOCK as usize].into();
-                for block in offset / BLOCK..(offset + len) / BLOCK {
-                    self.drives[*drive].cache(block, Arc::clone(&zeros));
-                }
-            }
-            Event::Flush { drive } => self.drives[*drive].flush(),
-            Event::Begin(_) | Event::End(..) => {}
-        }
-    }
-
     /// The power goes before an event, or in the middle of it.
     fn place(&mut self, at: usize, event: &Event) -> Result<(), Lost> {
         self.out.places += 1;
-        // What may or may not be on the media: of each block one of its versions, or none of them.
-        let mut choices: Vec<Choice> = Vec::new();
-        for (drive, unit) in self.drives.iter().enumerate() {
-            for (block, versions) in &unit.cached {
-                choices.push((drive, *block, versions.clone()));
-            }
-        }
-        if let Event::Write { drive, offset, bytes, .. } = event {
-            for (block, part) in blocks(*offset, bytes) {
-                let known = choices.iter_mut().find(|(d, b, _)| (*d, *b) == (*drive, block));
-                match known {
-                    Some((_, _, versions)) => versions.push(part),
-                    None => choices.push((*drive, block, vec![part])),
-                }
-            }
-        }
+        let choices = self.media.choices(event);
         for kept in subsets(&choices, &mut self.rng) {
             self.recover(&choices, &kept).map_err(|what| Lost {
                 steps: self.steps.to_vec(),
@@ -458,18 +576,21 @@ impl<'a> Search<'a> {
     /// Recovers from the media that this choice leaves (for each block, how many of its versions reached
     /// the medium).
     fn recover(&mut self, choices: &[Choice], kept: &[usize]) -> Result<(), String> {
-        let mut media: Vec<Changed> = self.drives.iter().map(|d| d.durable.clone()).collect();
-        for ((drive, block, versions), kept) in choices.iter().zip(kept) {
-            if let Some(bytes) = kept.checked_sub(1).and_then(|at| versions.get(at)) {
-                media[*drive].insert(*block, Arc::clone(bytes));
-            }
-        }
+        let media = self.media.left(choices, kept);
         if !self.seen.insert(fingerprint(&media)) {
             return Ok(());
         }
         self.out.recoveries += 1;
         let mut model = self.model.clone();
         model.crash(false);
+        if self.steps.iter().any(|&step| ttl(step).is_some()) {
+            // The machine may stand still for a while.
+            let mut late = model.clone();
+            late.wall += 100;
+            self.clock.seconds.store(late.wall, Ordering::Relaxed);
+            judge(&media, self.bed, &mut late)?;
+        }
+        self.clock.seconds.store(model.wall, Ordering::Relaxed);
         let (objects, log) = judge(&media, self.bed, &mut model)?;
         // Now and then the power goes once more, while it recovers.
         if self.rng.u8(0..16) == 0 {
@@ -547,7 +668,7 @@ fn blocks(offset: u64, bytes: &[u8]) -> Vec<(u64, Arc<[u8]>)> {
 
 /// Ways to keep what was cached: all of them if there are few blocks; else none, all, each one alone, all
 /// but each one, and some by chance.
-fn subsets(choices: &[Choice], rng: &mut Rng) -> Vec<Vec<usize>> {
+pub(crate) fn subsets(choices: &[Choice], rng: &mut Rng) -> Vec<Vec<usize>> {
     let most: Vec<usize> = choices.iter().map(|(_, _, versions)| versions.len()).collect();
     if choices.len() <= ALL_SUBSETS {
         let mut all: Vec<Vec<usize>> = vec![Vec::new()];
@@ -576,7 +697,7 @@ fn subsets(choices: &[Choice], rng: &mut Rng) -> Vec<Vec<usize>> {
     out
 }
 
-fn fingerprint(media: &[Changed]) -> u64 {
+pub(crate) fn fingerprint(media: &[Changed]) -> u64 {
     let mut digest = crate::world::Digest::default();
     for (drive, changed) in media.iter().enumerate() {
         digest.add(drive as u64);
@@ -588,7 +709,7 @@ fn fingerprint(media: &[Changed]) -> u64 {
     digest.value()
 }
 
-fn brief(event: &Event) -> String {
+pub(crate) fn brief(event: &Event) -> String {
     match event {
         Event::Write { drive, offset, bytes, fua } => {
             format!("write of {} bytes at {offset} of drive {drive}, fua {fua}", bytes.len())
@@ -658,11 +779,17 @@ pub fn drawn(seed: u64, steps: usize) -> Vec<Step> {
 /// All workloads of exactly so many operations of the alphabet, in order.
 #[must_use]
 pub fn all_of(steps: usize) -> Vec<Vec<Step>> {
+    all_over(&ALPHABET, steps)
+}
+
+/// All workloads of exactly so many operations of an alphabet, in order.
+#[must_use]
+pub fn all_over(alphabet: &[Step], steps: usize) -> Vec<Vec<Step>> {
     let mut out = vec![Vec::new()];
     for _ in 0..steps {
         let longer = |start: &Vec<Step>| {
             let start = start.clone();
-            ALPHABET.iter().map(move |&step| [start.as_slice(), &[step]].concat())
+            alphabet.iter().map(move |&step| [start.as_slice(), &[step]].concat())
         };
         out = out.iter().flat_map(longer).collect();
     }

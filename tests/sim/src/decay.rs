@@ -67,6 +67,10 @@ impl Patient<'_> {
             Decay::Superblocks(copies) => {
                 let mut places = self.zones.superblock_offsets();
                 rng.shuffle(&mut places);
+                // Those that are bad already count: so many copies are bad then, not so many more.
+                let good = self.superblock()?;
+                let held = |at: &u64| self.read(*at).is_ok_and(|block| Some(block) == good);
+                places.sort_by_key(held);
                 for &place in places.iter().take(copies.into()) {
                     self.flip(place + rng.u64(0..BLOCK), rng)?;
                 }
@@ -101,6 +105,20 @@ impl Patient<'_> {
             }
             Decay::Splice => self.splice(twins),
         }
+    }
+
+    /// The superblock that counts: of those that two copies hold, the one with the highest sequence.
+    fn superblock(&self) -> Result<Option<Vec<u8>>, String> {
+        let mut found: Vec<(u64, Vec<u8>)> = Vec::new();
+        for at in self.zones.superblock_offsets() {
+            let block = self.read(at)?;
+            if let Ok(superblock) = Superblock::decode(&block) {
+                found.push((superblock.sequence, block));
+            }
+        }
+        let agreed = |one: &&(u64, Vec<u8>)| found.iter().filter(|other| other == one).count() > 1;
+        let best = found.iter().filter(agreed).max_by_key(|(sequence, _)| *sequence);
+        Ok(best.map(|(_, block)| block.clone()))
     }
 
     /// A byte of a region that is in use, if chance finds one.

@@ -8,6 +8,8 @@ use crate::plan::{
 };
 
 const MIB: u64 = 1 << 20;
+/// Steps that it takes to format a drive, about.
+const FORMAT_STEPS: u32 = 150;
 
 /// What kind of trouble a history has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,7 +53,37 @@ pub fn plan(seed: u64) -> Plan {
         .map(|at| Draw { rng: &mut rng, mood, count, clients, crowded, small_objects }.round(at))
         .collect();
     let chunk = *pick(&mut rng, &[256 << 10, 256 << 10, 512 << 10]);
-    Plan { seed, drives, chunk, patience: *pick(&mut rng, &[1, 2, 8]), rounds }
+    let patience = *pick(&mut rng, &[1, 2, 8]);
+    let mut plan = Plan { seed, drives, chunk, patience, cut_format: None, rounds };
+    // From numbers of their own, so that the rest of a seed's plan does not depend on them.
+    let mut rng = Rng::with_seed(seed ^ 0x7711);
+    if rng.u8(0..4) == 0 {
+        grow_old(&mut plan, &mut rng);
+    }
+    plan.cut_format = (rng.u8(0..8) == 0).then(|| rng.u32(1..FORMAT_STEPS * u32::from(count)));
+    plan
+}
+
+/// Gives some objects a time to live, and lets time pass.
+fn grow_old(plan: &mut Plan, rng: &mut Rng) {
+    for (at, round) in plan.rounds.iter_mut().enumerate() {
+        if at > 0 && rng.bool() {
+            round.asleep = rng.u8(1..30);
+        }
+        for ops in &mut round.clients {
+            for mut op in std::mem::take(ops) {
+                if let Op::Put { ttl, .. } = &mut op
+                    && rng.bool()
+                {
+                    *ttl = *pick(rng, &[1, 2, 5, 20]);
+                }
+                ops.push(op);
+                if rng.u8(0..6) == 0 {
+                    ops.push(Op::Wait { seconds: *pick(rng, &[1, 2, 4, 10]) });
+                }
+            }
+        }
+    }
 }
 
 fn pick<'a, T>(rng: &mut Rng, from: &'a [T]) -> &'a T {
@@ -102,6 +134,7 @@ impl Draw<'_> {
         };
         let cut = self.rng.u8(0..6) == 0;
         Round {
+            asleep: 0,
             decay,
             missing,
             rotate: self.rng.u8(0..self.count),
@@ -126,6 +159,7 @@ impl Draw<'_> {
                     keep: false,
                     pin: false,
                     direct: false,
+                    ttl: 0,
                 },
             })
             .collect();
@@ -133,6 +167,7 @@ impl Draw<'_> {
         own.insert(self.rng.usize(10..100), Op::Checkpoint);
         let drive = self.rng.u8(0..self.count);
         Round {
+            asleep: 0,
             decay: if at > 0 { vec![(drive, Decay::OneCheckpoint)] } else { Vec::new() },
             missing: 0,
             rotate: 0,
@@ -201,6 +236,7 @@ impl Draw<'_> {
                 keep: self.rng.u8(0..8) == 0,
                 pin: self.rng.u8(0..if self.crowded { 4 } else { 12 }) == 0,
                 direct: self.rng.u8(0..3) == 0,
+                ttl: 0,
             },
             15..18 => {
                 let mut items: Vec<(u8, u32)> =

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use fastrand::Rng;
 use gcos_check::Severity;
@@ -71,6 +72,8 @@ struct History<'a> {
     model: Mutex<Model>,
     digest: Arc<Mutex<Digest>>,
     steps: u64,
+    /// Wall-clock seconds since the beginning.
+    wall: Arc<AtomicU64>,
     /// Whether the pool was left other than by a close.
     crashed: bool,
     /// Whether a drive was missing, or failed, in some round.
@@ -105,6 +108,7 @@ impl<'a> History<'a> {
             model: Mutex::new(Model::new(KEYS, plan.seed)),
             digest: Arc::default(),
             steps: 0,
+            wall: Arc::default(),
             crashed: false,
             incomplete: false,
             decayed: false,
@@ -135,7 +139,7 @@ impl<'a> History<'a> {
     fn world(&mut self, missing: u8) -> Result<Arc<World>, String> {
         let seed = self.rng.u64(..);
         gcos_store::enter(None);
-        let world = World::new(self.plan, &self.media, missing, seed, &self.digest)?;
+        let world = World::new(self.plan, &self.media, missing, seed, &self.digest, &self.wall)?;
         gcos_store::enter(Some(Arc::clone(&world) as _));
         Ok(world)
     }
@@ -146,10 +150,45 @@ impl<'a> History<'a> {
     }
 
     fn format(&mut self) -> Result<(), String> {
-        let _world = self.world(0)?;
         let options = FormatOptions { chunks: chunks(self.plan), ..FormatOptions::default() };
+        if let Some(step) = self.plan.cut_format {
+            self.cut_format(step, &options)?;
+        }
+        let _world = self.world(0)?;
+        // What a format has left that was cut short may be in the way.
+        let options = FormatOptions { force: self.plan.cut_format.is_some(), ..options };
         format(&self.engines()?, &options).map_err(|error| format!("format: {error}"))?;
         Ok(())
+    }
+
+    /// Formats, and cuts the power meanwhile: what is left is no pool, or an empty one.
+    fn cut_format(&mut self, step: u32, options: &FormatOptions) -> Result<(), String> {
+        let world = self.world(0)?;
+        world.stop_at(Stop::Power(step.into()));
+        let options = FormatOptions { io_deadline: DEADLINE, ..options.clone() };
+        match world.engines() {
+            Ok(engines) => match format(&engines, &options) {
+                Ok(_) => {}
+                Err(_) if world.is_over() => {}
+                Err(error) => return Err(format!("format: {error}")),
+            },
+            Err(_) if world.is_over() => {}
+            Err(error) => return Err(format!("a controller did not come up: {error}")),
+        }
+        self.steps += world.steps();
+        world.cut_power();
+        leave(world)?;
+        let world = self.world(0)?;
+        let left = OpenOptions { background: false, ..OpenOptions::default() };
+        match Store::open(self.engines()?, left) {
+            Ok(store) => self.check_all(&store, &world),
+            Err(
+                StoreError::NotAPool { .. }
+                | StoreError::Unopenable { .. }
+                | StoreError::Format { .. },
+            ) => Ok(()),
+            Err(error) => Err(format!("after a format that was cut short: {error} ({error:?})")),
+        }
     }
 
     /// Keeps what the media hold that go back to it before round `next`.
@@ -169,6 +208,7 @@ impl<'a> History<'a> {
     /// Whether the history goes on.
     fn round(&mut self, at: usize, round: &Round) -> Result<bool, String> {
         let mut lost_superblocks = false;
+        self.wall.fetch_add(round.asleep.into(), Ordering::Relaxed);
         for &(drive, decay) in &round.decay {
             let Some(medium) = self.media.get(usize::from(drive)) else { continue };
             let kind = &self.plan.drives[usize::from(drive)];
@@ -295,13 +335,19 @@ impl<'a> History<'a> {
 
     fn check_all(&self, store: &Store, world: &World) -> Result<(), String> {
         for key in 0..KEYS {
-            let since = self.model.lock().begin_read();
+            let since = {
+                let mut model = self.model.lock();
+                model.wall = world.wall();
+                model.begin_read()
+            };
             let seen = read_whole(store, key)?;
             if self.options.verbose {
                 tell(&format!("  key {key} is {seen}"));
             }
             world.note(since);
-            self.model.lock().observe(key, since, &seen)?;
+            let mut model = self.model.lock();
+            model.wall = world.wall();
+            model.observe(key, since, &seen)?;
         }
         Ok(())
     }
@@ -338,7 +384,11 @@ impl<'a> History<'a> {
 
     fn end(&mut self, end: End, world: Arc<World>, store: Store) -> Result<(), String> {
         let stats = store.stats();
-        self.model.lock().evicted |= stats.evicted > 0;
+        {
+            let mut model = self.model.lock();
+            model.evicted |= stats.evicted > 0;
+            model.wall = world.wall();
+        }
         let lost = stats.drives_lost > 0;
         let (mut orderly, mut space) = (false, None);
         match end {
@@ -404,6 +454,7 @@ impl<'a> History<'a> {
     /// Opens once more without any trouble, checks everything, closes, and has the media checked.
     fn last(&mut self) -> Result<(), String> {
         let round = Round {
+            asleep: 0,
             decay: Vec::new(),
             missing: 0,
             rotate: 0,

@@ -9,6 +9,7 @@ pub mod campaign;
 pub mod client;
 pub mod crash;
 pub mod decay;
+pub mod formats;
 pub mod generate;
 pub mod history;
 pub mod keys;

@@ -54,7 +54,8 @@ fn size(plan: &Plan) -> usize {
         usize::from(round.cut_open.is_some()) + usize::from(round.missing != 0)
     };
     let opens: usize = plan.rounds.iter().map(extra).sum();
-    4 * plan.ops()
+    usize::from(plan.cut_format.is_some())
+        + 4 * plan.ops()
         + 4 * plan.faults()
         + 2 * clients
         + 3 * plan.rounds.len()
@@ -98,6 +99,7 @@ fn smaller(plan: &Plan, chunk: usize) -> Vec<Plan> {
         with(&|plan| plan.rounds[at].cut_open = None);
         with(&|plan| plan.rounds[at].missing = 0);
     }
+    with(&|plan| plan.cut_format = None);
     if plan.drives.len() > 1 {
         with(&|plan| {
             plan.drives.pop();

@@ -4,9 +4,21 @@
 //! another one, acknowledged, began after it had ended and ended before the read began. What a crash
 //! leaves follows by the same rule, with the writes alone that were durable.
 
+use std::collections::HashMap;
 use std::fmt;
 
 use fastrand::Rng;
+
+/// When the object of a put expires: its time to live is counted from some moment between the beginning of the put
+/// and its end.
+#[derive(Debug, Clone, Copy)]
+struct Life {
+    ttl: u64,
+    /// Not before this second.
+    least: u64,
+    /// From this second on for certain, if the put has ended.
+    most: Option<u64>,
+}
 
 /// The content of a key: absent, or the payload of a put.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -148,6 +160,12 @@ pub struct Model {
     pub excuse: Excuse,
     /// Whether objects that are not pinned may have been evicted.
     pub evicted: bool,
+    /// Wall-clock time in seconds. Never set back.
+    pub wall: u64,
+    /// Events from which on another second counted, and the second.
+    walls: Vec<(u64, u64)>,
+    /// Of the puts that expire, by number.
+    lives: HashMap<u32, Life>,
 }
 
 /// Bytes that a generator makes at a time.
@@ -182,12 +200,51 @@ impl Model {
             pinned: false,
         };
         let keys = (0..keys).map(key).collect();
-        Self { keys, clock: 1, next: 1, salt, excuse: Excuse::Nothing, evicted: false }
+        Self {
+            keys,
+            clock: 1,
+            next: 1,
+            salt,
+            excuse: Excuse::Nothing,
+            evicted: false,
+            wall: 0,
+            walls: vec![(0, 0)],
+            lives: HashMap::new(),
+        }
     }
 
     fn tick(&mut self) -> u64 {
         self.clock += 1;
+        if self.walls.last().is_none_or(|&(_, wall)| wall != self.wall) {
+            self.walls.push((self.clock, self.wall));
+        }
         self.clock
+    }
+
+    /// The second at an event.
+    fn wall_at(&self, event: u64) -> u64 {
+        let before = self.walls.partition_point(|&(from, _)| from <= event);
+        self.walls.get(before.saturating_sub(1)).map_or(0, |&(_, wall)| wall)
+    }
+
+    fn life(&self, value: Value) -> Option<Life> {
+        let Value::Put { id, .. } = value else { return None };
+        self.lives.get(&id).copied()
+    }
+
+    /// Whether an object had expired at an event for certain.
+    fn expired_at(&self, value: Value, event: u64) -> bool {
+        let most = self.life(value).and_then(|life| life.most);
+        most.is_some_and(|most| self.wall_at(event) >= most)
+    }
+
+    /// A put that has begun gives its object so many seconds to live.
+    pub fn mortal(&mut self, write: WriteId, ttl: u64) {
+        let writes = &self.keys[usize::from(write.key)].writes;
+        let value = writes.iter().find(|w| w.start == write.start).map(|w| w.value);
+        if let Some(Value::Put { id, .. }) = value {
+            self.lives.insert(id, Life { ttl, least: self.wall + ttl, most: None });
+        }
     }
 
     /// Notes that more may go wrong.
@@ -224,6 +281,11 @@ impl Model {
         let writes = &mut self.keys[usize::from(write.key)].writes;
         if let Some(found) = writes.iter_mut().find(|w| w.start == write.start) {
             (found.end, found.status, found.durable) = (end, status, durable);
+            if let Value::Put { id, .. } = found.value
+                && let Some(life) = self.lives.get_mut(&id)
+            {
+                life.most = Some(self.wall + life.ttl);
+            }
         }
     }
 
@@ -243,6 +305,25 @@ impl Model {
     pub fn forget(&mut self, write: WriteId) {
         self.keys[usize::from(write.key)].writes.retain(|w| w.start != write.start);
         self.tick();
+    }
+
+    /// A put kept what is there.
+    ///
+    /// # Errors
+    /// That nothing can have been there.
+    pub fn kept(&mut self, write: WriteId) -> Result<(), String> {
+        let writes = &self.keys[usize::from(write.key)].writes;
+        let there = |w: &&Write| {
+            w.start != write.start
+                && w.value != Value::Absent
+                && (w.status != Status::Failed || w.end > write.start)
+                && !writes.iter().any(|x| x.hides(w, write.start))
+                && !self.expired_at(w.value, write.start)
+        };
+        match writes.iter().any(|w| there(&w)) {
+            true => Ok(()),
+            false => Err(format!("a put keeps what is not there: {writes:?}")),
+        }
     }
 
     /// A synchronous put kept what is there: that is durable.
@@ -325,7 +406,10 @@ impl Model {
             Seen::Bytes { .. } => {
                 let fits = |w: &&&Write| is_of(self.salt, key, w.value, seen);
                 if let Some(found) = candidates.iter().find(fits) {
-                    return Ok(Some(found.value));
+                    return match self.expired_at(found.value, since) {
+                        true => wrong("which had expired"),
+                        false => Ok(Some(found.value)),
+                    };
                 }
                 match entry.ever.iter().find(|&&value| is_of(self.salt, key, value, seen)) {
                     Some(old) => wrong(&format!("which is {old:?}, not what is there")),
@@ -335,6 +419,8 @@ impl Model {
             Seen::Absent => {
                 let absent = candidates.iter().any(|w| w.value == Value::Absent);
                 let lost = candidates.iter().any(|w| !w.durable) && excuse >= Excuse::Errors;
+                let old = |w: &&&Write| self.life(w.value).is_some_and(|l| l.least <= self.wall);
+                let absent = absent || candidates.iter().any(|w| old(&w));
                 let gone = (evicted && !entry.pinned) || excuse >= Excuse::Losses || lost;
                 if absent || gone { Ok(None) } else { wrong("a lost object") }
             }
@@ -351,6 +437,9 @@ impl Model {
         let now = self.tick();
         if orderly {
             self.flushed(now);
+        }
+        for life in self.lives.values_mut() {
+            life.most.get_or_insert(self.wall + life.ttl);
         }
         let excuse = self.excuse;
         for key in &mut self.keys {
@@ -496,6 +585,48 @@ mod tests {
             let old = bytes(&model, 0, 1, 10);
             assert!(model.check(0, since, &old).is_err());
         }
+    }
+
+    #[test]
+    fn an_object_is_there_until_it_expires_and_never_after_in_any_run() {
+        let mut model = Model::new(1, 7);
+        model.wall = 100;
+        let (write, _) = model.begin_put(0, 10);
+        model.mortal(write, 5);
+        model.wall = 101;
+        model.done(write, true);
+        let seen = bytes(&model, 0, 1, 10);
+        for crash in [false, true] {
+            // From 105 on it may have expired, from 106 on it has.
+            let mut model = model.clone();
+            for (wall, there, gone) in [(104, true, false), (105, true, true), (106, false, true)] {
+                model.wall = wall;
+                if crash {
+                    model.crash(false);
+                }
+                let since = model.begin_read();
+                assert_eq!(model.check(0, since, &seen).is_ok(), there, "{wall}");
+                assert_eq!(model.check(0, since, &Seen::Absent).is_ok(), gone, "{wall}");
+                let (again, _) = model.begin_put(0, 10);
+                assert_eq!(model.kept(again).is_ok(), there, "{wall}");
+                model.forget(again);
+            }
+        }
+    }
+
+    #[test]
+    fn an_object_that_expires_leaves_nothing_of_the_one_that_it_replaced() {
+        let mut model = Model::new(1, 7);
+        put(&mut model, 10, true);
+        let (write, _) = model.begin_put(0, 20);
+        model.mortal(write, 5);
+        model.done(write, true);
+        model.wall = 50;
+        model.crash(false);
+        let since = model.begin_read();
+        let (old, new) = (bytes(&model, 0, 1, 10), bytes(&model, 0, 2, 20));
+        assert!(model.check(0, since, &old).is_err() && model.check(0, since, &new).is_err());
+        assert!(model.check(0, since, &Seen::Absent).is_ok());
     }
 
     #[test]

@@ -51,6 +51,8 @@ pub enum Op {
         pin: bool,
         /// From memory that drives reach.
         direct: bool,
+        /// Seconds that it lives; 0: for ever.
+        ttl: u8,
     },
     /// Stores several.
     PutMany {
@@ -101,6 +103,11 @@ pub enum Op {
     Checkpoint,
     /// A pass of maintenance.
     Maintain,
+    /// Lets so many seconds of wall-clock time pass.
+    Wait {
+        /// Seconds.
+        seconds: u8,
+    },
 }
 
 /// A part of a drive.
@@ -212,6 +219,8 @@ pub enum End {
 /// From one open to the end of use.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Round {
+    /// Seconds of wall-clock time that pass before it.
+    pub asleep: u8,
     /// What happens to media before: drive and fault.
     pub decay: Vec<(u8, Decay)>,
     /// Drives (bit mask) that are not there.
@@ -239,6 +248,8 @@ pub struct Plan {
     pub chunk: u32,
     /// One in so many steps may hand over to another client.
     pub patience: u8,
+    /// Cuts the power while the pool is formatted for the first time, at this step.
+    pub cut_format: Option<u32>,
     /// What happens.
     pub rounds: Vec<Round>,
 }
@@ -263,8 +274,11 @@ impl fmt::Display for Plan {
         for (at, drive) in self.drives.iter().enumerate() {
             writeln!(f, "drive {at}: {drive:?}")?;
         }
+        if let Some(step) = self.cut_format {
+            writeln!(f, "the first format is cut at step {step}")?;
+        }
         for (at, round) in self.rounds.iter().enumerate() {
-            writeln!(f, "round {at}")?;
+            writeln!(f, "round {at}, {} s later", round.asleep)?;
             for (drive, decay) in &round.decay {
                 writeln!(f, "  before: drive {drive} {decay:?}")?;
             }

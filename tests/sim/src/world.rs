@@ -23,6 +23,8 @@ use crate::recycle::address_space;
 
 /// Deadline of each I/O, in simulated time.
 pub const DEADLINE: Duration = Duration::from_millis(60);
+/// Bytes of the largest write to the data zone.
+const LARGEST_WRITE: u64 = (1 << 20) + 65_536;
 /// Steps of one round after which it will never end.
 const ENDLESS: u64 = 30_000_000;
 
@@ -96,6 +98,8 @@ pub struct World {
     rng: Mutex<Rng>,
     /// Time that passed in pauses, in nanoseconds, and before this round.
     paused: AtomicU64,
+    /// Wall-clock seconds that have passed beside simulated time, and before this round.
+    wall: Arc<AtomicU64>,
     unique: AtomicU64,
     seed: u64,
     digest: Arc<Mutex<Digest>>,
@@ -129,7 +133,8 @@ impl Intercept for Port {
 }
 
 impl World {
-    /// Powers the drives of a plan up, except those that are `missing` (bit mask).
+    /// Powers the drives of a plan up, except those that are `missing` (bit mask). `wall`: seconds since the
+    /// beginning of the history, which this world counts on.
     ///
     /// # Errors
     /// A configuration that cannot be.
@@ -139,6 +144,7 @@ impl World {
         missing: u8,
         round_seed: u64,
         digest: &Arc<Mutex<Digest>>,
+        wall: &Arc<AtomicU64>,
     ) -> Result<Arc<Self>, String> {
         let mut rng = Rng::with_seed(round_seed);
         let space = address_space()?;
@@ -182,6 +188,7 @@ impl World {
             over: AtomicBool::new(false),
             rng: Mutex::new(rng),
             paused: AtomicU64::new(0),
+            wall: Arc::clone(wall),
             unique: AtomicU64::new(0),
             seed: round_seed,
             digest: Arc::clone(digest),
@@ -254,6 +261,16 @@ impl World {
     /// Steps since they are counted.
     pub fn steps(&self) -> u64 {
         self.steps.load(Ordering::Relaxed)
+    }
+
+    /// Lets wall-clock time pass, in which nothing else happens.
+    pub fn pass(&self, seconds: u64) {
+        self.wall.fetch_add(seconds, Ordering::Relaxed);
+    }
+
+    /// Seconds since the beginning of the history.
+    pub fn wall(&self) -> u64 {
+        self.wall.load(Ordering::Relaxed) + gcos_store::World::now(self).as_secs()
     }
 
     /// Adds to the digest of the history.
@@ -348,7 +365,10 @@ impl World {
             }
             FaultKind::Misdirected(blocks) => {
                 let blocks = i64::from(blocks) * 4096 / unit.lba_bytes.cast_signed();
-                Rule::io(Action::Misdirect { blocks }).opcode(1).blocks(data).times(1)
+                // It stays in the data zone: past the end it would begin again at the front, in metadata.
+                let room = blocks.cast_unsigned() + LARGEST_WRITE / unit.lba_bytes;
+                let from = data.start..data.end.saturating_sub(room);
+                Rule::io(Action::Misdirect { blocks }).opcode(1).blocks(from).times(1)
             }
             FaultKind::RotsAfterWrite(region) => {
                 let blocks = unit.blocks(region);
@@ -401,6 +421,14 @@ fn note(digest: &mut Digest, drive: u64, event: &MediumEvent<'_>) {
     }
 }
 
+impl Drop for World {
+    fn drop(&mut self) {
+        // The next one begins at 0.
+        let own = gcos_store::World::now(self).as_secs() + 1;
+        self.pass(own);
+    }
+}
+
 impl gcos_store::World for World {
     fn pause(&self) {
         let idle = self.baton().pause();
@@ -411,6 +439,10 @@ impl gcos_store::World for World {
     fn now(&self) -> Duration {
         let drives = self.units().map(|unit| unit.emulator.now()).max().unwrap_or_default();
         drives + Duration::from_nanos(self.paused.load(Ordering::Relaxed))
+    }
+
+    fn seconds(&self) -> u64 {
+        1_700_000_000 + self.wall()
     }
 
     fn unique(&self) -> [u8; 16] {

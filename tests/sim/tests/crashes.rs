@@ -2,7 +2,8 @@
 
 #![expect(clippy::panic, reason = "a crash that was not survived fails its test")]
 
-use gcos_sim::crash::{Bed, Searched, Step, all_of, drawn, search_all};
+use gcos_sim::crash::{Bed, MORTAL, Searched, Step, all_of, all_over, drawn, search_all};
+use gcos_sim::formats;
 
 /// Searches workloads with two threads; the first crash that was not survived fails the test.
 fn search(bed: &Bed, workloads: &[Vec<Step>], last_only: bool) -> Searched {
@@ -31,6 +32,32 @@ fn every_crash_of_every_workload_of_up_to_two_operations_on_two_drives_is_surviv
         all += search(&bed, &all_of(steps), true);
     }
     assert!(all.recoveries > 500, "{all:?}");
+}
+
+#[test]
+fn every_crash_of_workloads_in_which_objects_expire_is_survived_and_none_comes_back() {
+    for drives in 1..=2 {
+        let bed = Bed::new(drives, None).expect("a pool");
+        let expires = |steps: &Vec<Step>| {
+            let put = steps.iter().position(|step| matches!(step, Step::Mortal(..)));
+            put.is_some_and(|at| steps[at..].iter().any(|step| matches!(step, Step::Later(_))))
+        };
+        let mut workloads = Vec::new();
+        for steps in 2..=3 {
+            workloads.extend(all_over(&MORTAL, steps).into_iter().filter(expires));
+        }
+        let found = search(&bed, &workloads, false);
+        assert!(found.workloads > 50 && found.recoveries > 1_000, "{found:?}");
+    }
+}
+
+#[test]
+fn a_format_that_loses_power_anywhere_leaves_no_pool_an_empty_one_or_the_old_one() {
+    for (drives, old) in [(1, None), (1, Some(true)), (1, Some(false)), (2, None), (2, Some(true))]
+    {
+        let found = formats::search(drives, old).unwrap_or_else(|lost| panic!("{old:?}: {lost}"));
+        assert!(found.places > 10 && found.recoveries > 50, "{found:?}");
+    }
 }
 
 #[test]

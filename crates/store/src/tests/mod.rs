@@ -9,6 +9,7 @@ mod many_drives;
 mod objects;
 mod recovery;
 mod regressions;
+mod superblocks;
 
 use std::sync::Arc;
 use std::time::Duration;

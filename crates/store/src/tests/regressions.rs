@@ -16,7 +16,7 @@ use crate::{Durability, IfExists, MissReason, PutOutcome, StoreError};
 type Hook = Box<dyn FnMut(&Request) -> Result<(), IoError> + Send>;
 
 /// A drive that calls a hook before each request; its error becomes the request's.
-struct Hooked {
+pub(super) struct Hooked {
     inner: Arc<dyn Engine>,
     hook: Mutex<Option<Hook>>,
 }
@@ -28,12 +28,12 @@ impl fmt::Debug for Hooked {
 }
 
 impl Hooked {
-    fn new(drive: &Arc<MemDrive>) -> Arc<Self> {
+    pub(super) fn new(drive: &Arc<MemDrive>) -> Arc<Self> {
         Arc::new(Self { inner: drive.engine(), hook: Mutex::new(None) })
     }
 
     /// The hook is taken out while it runs, so that what it does is not hooked.
-    fn set(&self, hook: impl FnMut(&Request) -> Result<(), IoError> + Send + 'static) {
+    pub(super) fn set(&self, hook: impl FnMut(&Request) -> Result<(), IoError> + Send + 'static) {
         *self.hook.lock() = Some(Box::new(hook));
     }
 }
@@ -60,7 +60,7 @@ impl Engine for Hooked {
 }
 
 /// An open pool of which one drive has hooks.
-fn hooked(
+pub(super) fn hooked(
     count: usize,
     size: usize,
     which: usize,
@@ -74,11 +74,11 @@ fn hooked(
     (drives, hooked, store)
 }
 
-fn zones(size: usize) -> ZoneMap {
+pub(super) fn zones(size: usize) -> ZoneMap {
     ZoneMap::plan(size as u64, small_chunks(), 1).unwrap()
 }
 
-fn replace(durability: Durability) -> PutOptions {
+pub(super) fn replace(durability: Durability) -> PutOptions {
     PutOptions { durability, if_exists: IfExists::Replace, ..PutOptions::default() }
 }
 
@@ -103,7 +103,7 @@ fn lossy() -> u64 {
     (0..).find(|&seed| fastrand::Rng::with_seed(seed).f32() < 1e-4).unwrap()
 }
 
-fn cut(drives: &[Arc<MemDrive>]) {
+pub(super) fn cut(drives: &[Arc<MemDrive>]) {
     drives.iter().for_each(|drive| drive.power_cycle(lossy()));
 }
 
