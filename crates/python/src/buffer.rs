@@ -49,12 +49,8 @@ impl Memory {
         owner: Option<Py<PyAny>>,
         device: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
-        let host = match device {
-            None => true,
-            Some(device) => device.str()?.to_string() == "cpu",
-        };
         let gpu = match device {
-            Some(device) if !host => Some(gpu_of(device)?),
+            Some(device) if device.str()? != "cpu" => Some(gpu_of(device)?),
             _ => None,
         };
         if ptr == 0 || nbytes == 0 {

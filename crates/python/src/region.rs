@@ -1,6 +1,5 @@
 //! What callers hand over as memory: buffers of Python, tensors, DLPack, plain addresses.
 
-use pyo3::buffer::PyUntypedBuffer;
 use pyo3::exceptions::PyTypeError;
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -8,7 +7,7 @@ use pyo3::types::{PyByteArray, PyBytes, PyList, PyMemoryView, PyTuple};
 
 use crate::buffer::{Buffer, DeviceBuffer, Memory};
 use crate::error::{Failure, wrong_type};
-use crate::foreign::{HostRange, dlpack};
+use crate::foreign::{HostRange, View, dlpack};
 
 /// What a call does with memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,7 +29,7 @@ pub(crate) enum Place {
 #[derive(Debug)]
 #[expect(dead_code, reason = "held for its drop")]
 pub(crate) enum Keep {
-    Buffer(PyUntypedBuffer),
+    Buffer(View),
     Object(Py<PyAny>),
     Tensor(dlpack::Taken),
 }
@@ -111,29 +110,31 @@ impl Region {
     }
 
     fn of_buffer(object: &Bound<'_, PyAny>, purpose: Use) -> PyResult<Self> {
-        let buffer = match PyUntypedBuffer::get(object) {
-            Ok(buffer) => buffer,
-            Err(error) if error.is_instance_of::<PyTypeError>(object.py()) => {
+        let py = object.py();
+        let view = match View::get(object, purpose == Use::Sink) {
+            Ok(view) => view,
+            Err(error) if error.is_instance_of::<PyTypeError>(py) => {
                 return Err(wrong_type("buffer", EXPECTED, object));
             }
+            Err(_) if purpose == Use::Sink && View::get(object, false).is_ok() => {
+                let name = object.get_type().name()?;
+                let message = format!(
+                    "the buffer ({name}) is read-only; a get needs writable memory, such as a \
+                     bytearray"
+                );
+                return Err(Failure::invalid(message).into());
+            }
             Err(error) => {
-                let message = format!("the buffer cannot be used: {}", error.value(object.py()));
+                let message = format!(
+                    "the buffer cannot be used ({}); expected one stretch of memory in order: copy \
+                     it first",
+                    error.value(py)
+                );
                 return Err(Failure::invalid(message).into());
             }
         };
-        if !buffer.is_c_contiguous() {
-            return Err(not_contiguous().into());
-        }
-        if purpose == Use::Sink && buffer.readonly() {
-            let name = object.get_type().name()?;
-            let message = format!(
-                "the buffer ({name}) is read-only; a get needs writable memory, such as a bytearray"
-            );
-            return Err(Failure::invalid(message).into());
-        }
-        let range = HostRange::of_buffer(&buffer).filter(|range| range.len() > 0);
-        let range = range.ok_or_else(empty)?;
-        Ok(Self::new(Place::Host(range), Keep::Buffer(buffer)))
+        let range = HostRange::of(&view).ok_or_else(empty)?;
+        Ok(Self::new(Place::Host(range), Keep::Buffer(view)))
     }
 
     /// A tensor of torch, or what behaves like one.

@@ -8,9 +8,50 @@ use std::sync::Arc;
 
 use gcos::engine::device::{Gpu, GpuError, Stream};
 use gcos::hw::{HwError, PAGE_BYTES, SharedMemory};
-use pyo3::buffer::PyUntypedBuffer;
 use pyo3::prelude::*;
 use pyo3::{ffi, types::PyAny};
+
+/// A view of the memory of a Python object, which the object keeps in place until this is dropped.
+///
+/// `pyo3::buffer` wants more of an object than a range of bytes: shapes and strides, which ctypes leaves out.
+pub(crate) struct View {
+    // In a box: objects may point into it.
+    view: Box<ffi::Py_buffer>,
+}
+
+// SAFETY: it is used for its address and its length, and released with the interpreter attached.
+unsafe impl Send for View {}
+// SAFETY: as above; nothing in it changes.
+unsafe impl Sync for View {}
+
+impl View {
+    /// All bytes of an object, in order. Objects whose bytes are not one stretch refuse.
+    pub(crate) fn get(object: &Bound<'_, PyAny>, writable: bool) -> PyResult<Self> {
+        let flags = if writable { ffi::PyBUF_WRITABLE } else { ffi::PyBUF_SIMPLE };
+        let mut view = Box::new(ffi::Py_buffer::new());
+        // SAFETY: the view is fresh, and stays where it is until it is released.
+        match unsafe { ffi::PyObject_GetBuffer(object.as_ptr(), &raw mut *view, flags) } {
+            0 => Ok(Self { view }),
+            _ => Err(PyErr::fetch(object.py())),
+        }
+    }
+}
+
+impl Drop for View {
+    fn drop(&mut self) {
+        // Without the interpreter its objects are gone, and this one with them.
+        let _ = Python::try_attach(|_| {
+            // SAFETY: it was filled by `PyObject_GetBuffer`, and is released once.
+            unsafe { ffi::PyBuffer_Release(&raw mut *self.view) }
+        });
+    }
+}
+
+impl std::fmt::Debug for View {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("View").field("len", &self.view.len).finish_non_exhaustive()
+    }
+}
 
 /// Bytes of host memory that a Python object owns.
 #[derive(Debug)]
@@ -25,10 +66,11 @@ unsafe impl Send for HostRange {}
 unsafe impl Sync for HostRange {}
 
 impl HostRange {
-    /// The range of a buffer of Python.
-    pub(crate) fn of_buffer(buffer: &PyUntypedBuffer) -> Option<Self> {
-        let address = NonNull::new(buffer.buf_ptr().cast::<u8>())?;
-        Some(Self { address, len: buffer.len_bytes() })
+    /// The range of a view; `None` if there are no bytes.
+    pub(crate) fn of(view: &View) -> Option<Self> {
+        let address = NonNull::new(view.view.buf.cast::<u8>())?;
+        let len = usize::try_from(view.view.len).ok().filter(|len| *len > 0)?;
+        Some(Self { address, len })
     }
 
     /// The range at an address that its owner told. `None` for address 0 and ranges that wrap around.
