@@ -13,6 +13,7 @@ mod fileio;
 mod foreign;
 mod handle;
 mod keys;
+mod metrics;
 mod region;
 mod store;
 
@@ -29,6 +30,7 @@ fn _gcos(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<config::Config>()?;
     module.add_class::<fileio::FileIo>()?;
     module.add_class::<keys::KeyIterator>()?;
+    module.add_class::<metrics::MetricsServer>()?;
     module.add_class::<store::Store>()?;
     module.add_function(wrap_pyfunction!(error::statuses, module)?)?;
     module.add_function(wrap_pyfunction!(handle::close_all, module)?)?;

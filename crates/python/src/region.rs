@@ -1,6 +1,6 @@
 //! What callers hand over as memory: buffers of Python, tensors, DLPack, plain addresses.
 
-use pyo3::exceptions::PyTypeError;
+use pyo3::exceptions::{PyAttributeError, PyTypeError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyByteArray, PyBytes, PyList, PyMemoryView, PyTuple};
@@ -78,14 +78,17 @@ impl Region {
             return Self::of_buffer(object, purpose);
         }
         if let Some(data_ptr) = object.getattr_opt(intern!(object.py(), "data_ptr"))? {
-            return Self::of_tensor(object, &data_ptr);
+            let region = Self::of_tensor(object, &data_ptr);
+            return region.map_err(|error| no_tensor(object, error));
         }
         match Self::of_buffer(object, purpose) {
             Ok(region) => Ok(region),
             Err(error) if error.is_instance_of::<PyTypeError>(object.py()) => {
                 let protocol = intern!(object.py(), "__dlpack__");
                 match object.getattr_opt(protocol)? {
-                    Some(export) => Self::of_dlpack(object, &export),
+                    Some(export) => {
+                        Self::of_dlpack(object, &export).map_err(|error| no_tensor(object, error))
+                    }
                     None => Err(error),
                 }
             }
@@ -213,6 +216,17 @@ fn place(gpu: Option<usize>, address: u64, len: usize) -> Result<Place, Failure>
             Ok(Place::Host(range.ok_or_else(gone)?))
         }
     }
+}
+
+/// An object with some of what a tensor has, and not all: its own missing parts are the caller's wrong type.
+fn no_tensor(object: &Bound<'_, PyAny>, error: PyErr) -> PyErr {
+    let py = object.py();
+    if !error.is_instance_of::<PyAttributeError>(py) {
+        return error;
+    }
+    let wrong = wrong_type("buffer", EXPECTED, object);
+    wrong.set_cause(py, Some(error));
+    wrong
 }
 
 fn empty() -> Failure {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use gcos::metrics::MetricsServer as Server;
 use gcos::{Access, Durability, IfExists, PutOptions, Sink, StoreError};
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -16,6 +17,7 @@ use crate::crew::Shape;
 use crate::error::{Failure, wrong_type};
 use crate::handle::{Handle, abandon};
 use crate::keys::{KeyIterator, key, keys, prefix};
+use crate::metrics::MetricsServer;
 use crate::region::{Place, Region, Use};
 
 /// Most threads for what is submitted.
@@ -87,7 +89,7 @@ fn stream_of(stream: Option<&Bound<'_, PyAny>>) -> PyResult<Option<u64>> {
         Some(number) => number.extract::<u64>(),
         None => stream.extract::<u64>(),
     };
-    number.map(Some).map_err(|_| {
+    number.map(Some).map_err(|_: PyErr| {
         wrong_type("stream", "the number of a CUDA stream, a torch.cuda.Stream or None", stream)
     })
 }
@@ -215,13 +217,12 @@ impl Store {
         #[pyo3(from_py_with = key)] key: Vec<u8>,
     ) -> PyResult<Option<Bound<'py, PyBytes>>> {
         let access = self.handle.access()?;
-        let store = access.store();
         loop {
             // A miss is counted by the get itself.
-            let len = store.info(&key).map_or(1, |info| info.len as usize);
+            let len = access.store().info(&key).map_or(1, |info| info.len as usize);
             let mut read = None;
             let bytes = PyBytes::new_with(py, len, |bytes| {
-                read = Some(py.detach(|| store.get(&key, Sink::Bytes(bytes))));
+                read = Some(py.detach(|| access.get(&key, Sink::Bytes(bytes))));
                 Ok(())
             })?;
             match read {
@@ -471,6 +472,28 @@ impl Store {
         let access = self.handle.access()?;
         let stats = py.detach(|| access.store().stats());
         record(py, "Stats", &stats)
+    }
+
+    /// What happened since the last call of this, or since the store was opened, a gcos.IntervalStats.
+    fn interval_stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let access = self.handle.access()?;
+        let stats = py.detach(|| access.interval_stats());
+        record(py, "IntervalStats", &stats)
+    }
+
+    /// All figures in the text format of Prometheus; docs/metrics.md lists them.
+    fn metrics_text(&self, py: Python<'_>) -> PyResult<String> {
+        let access = self.handle.access()?;
+        Ok(py.detach(|| access.metrics_text()))
+    }
+
+    /// Serves the figures to Prometheus at http://`address`/metrics, until what is returned is closed. Port 0 is any
+    /// that is free.
+    #[pyo3(signature = (address = "127.0.0.1:0"))]
+    fn serve_metrics(&self, py: Python<'_>, address: &str) -> PyResult<MetricsServer> {
+        let access = self.handle.access()?;
+        let started = py.detach(|| Server::start(&access, address)).map_err(Failure::from)?;
+        Ok(MetricsServer::new(started))
     }
 
     /// What is known of each drive, a list of gcos.DriveInfo.

@@ -17,8 +17,18 @@ import atexit as _atexit
 
 from gcos import _gcos
 from gcos._future import Future
-from gcos._gcos import Buffer, Config, DeviceBuffer, KeyIterator, Memory, Registration, Store, __version__
-from gcos._records import DriveInfo, ObjectInfo, PoolInfo, RecoveryReport, Stats
+from gcos._gcos import (
+    Buffer,
+    Config,
+    DeviceBuffer,
+    KeyIterator,
+    Memory,
+    MetricsServer,
+    Registration,
+    Store,
+    __version__,
+)
+from gcos._records import DriveInfo, IntervalStats, ObjectInfo, PoolInfo, RecoveryReport, Stats
 from gcos.errors import (
     Busy,
     Closed,
@@ -57,10 +67,12 @@ __all__ = [
     "GcosError",
     "Gpu",
     "Internal",
+    "IntervalStats",
     "InvalidArgument",
     "Io",
     "KeyIterator",
     "Memory",
+    "MetricsServer",
     "MissingDrive",
     "NoSuchKey",
     "NotAPool",

@@ -172,7 +172,49 @@ class Stats(_Record):
     spill_capacity_bytes: int
 
 
-_CLASSES = {cls.__name__: cls for cls in (DriveInfo, PoolInfo, RecoveryReport, Stats)}
+@dataclasses.dataclass(frozen=True)
+class IntervalStats(_Record):
+    """What happened between two looks at a store: figures of the last moments."""
+
+    #: Length of the interval, in seconds.
+    seconds: float
+    #: Calls that read, batches counted once.
+    reads: int
+    #: Payload bytes that they delivered.
+    read_bytes: int
+    #: The same in GB (10^9 bytes) per second of the time in which any of them was under way.
+    read_throughput_gbs: float
+    #: Mean time of such a call, in milliseconds.
+    read_latency_ms: float
+    #: Upper bound of the time that 99 % of them took at most, in milliseconds: a power of two of microseconds.
+    read_latency_p99_ms: float
+    #: Share of the interval in which any of them was under way, in percent.
+    read_busy_percent: float
+    #: Calls that write, batches counted once.
+    writes: int
+    #: Payload bytes that they stored.
+    write_bytes: int
+    #: As for reads.
+    write_throughput_gbs: float
+    #: As for reads.
+    write_latency_ms: float
+    #: As for reads.
+    write_latency_p99_ms: float
+    #: As for reads.
+    write_busy_percent: float
+    #: Gets that hit.
+    hits: int
+    #: Gets that missed.
+    misses: int
+    #: Share of hits among both, in percent; 0 where there were none.
+    cache_hit_rate_percent: float
+    #: Objects evicted for room.
+    evicted: int
+    #: Use of the room for objects at the end of the interval, in percent.
+    used_percent: float
+
+
+_CLASSES = {cls.__name__: cls for cls in (DriveInfo, IntervalStats, PoolInfo, RecoveryReport, Stats)}
 
 
 def load(name: str, text: str) -> Any:

@@ -37,11 +37,10 @@ pub(super) fn carry_out(
     };
     let moved: Vec<Outcome> = match task {
         Task::Put(options) => {
-            let results = access.store().put_many_on(&stream, good(), &options);
-            results.into_iter().map(of_put).collect()
+            access.put_on(&stream, good().collect(), &options).into_iter().map(of_put).collect()
         }
-        Task::Get(None) => match access.store().get_on(&stream, good()) {
-            Ok(gets) => gets.wait().into_iter().map(of_get).collect(),
+        Task::Get(None) => match access.get_on(&stream, good().collect()) {
+            Ok(results) => results.into_iter().map(of_get).collect(),
             Err(error) => {
                 let failure = Failure::from(error);
                 good().map(|_| Err(failure.clone())).collect()

@@ -77,8 +77,8 @@ pub(super) fn carry_out(
                 .map(|(item, source)| (item.key.as_slice(), source))
                 .collect();
             let mut results = match sources.as_slice() {
-                [(key, source)] => vec![access.store().put(key, source.clone(), &options)],
-                several => access.store().put_many(several, &options),
+                [(key, source)] => vec![access.put(key, source.clone(), &options)],
+                several => access.put_many(several, &options),
             }
             .into_iter();
             drop(sources);
@@ -102,12 +102,12 @@ pub(super) fn carry_out(
             }
             let results: Vec<_> = match offset {
                 None if sinks.len() == 1 => {
-                    sinks.into_iter().map(|(key, sink)| access.store().get(key, sink)).collect()
+                    sinks.into_iter().map(|(key, sink)| access.get(key, sink)).collect()
                 }
-                None => access.store().get_many(sinks),
+                None => access.get_many(sinks),
                 Some(offset) => sinks
                     .into_iter()
-                    .map(|(key, sink)| access.store().get_range(key, offset, sink))
+                    .map(|(key, sink)| access.get_range(key, offset, sink))
                     .collect(),
             };
             let mut results = results.into_iter();
