@@ -1,0 +1,384 @@
+"""The plugin in a real LMCache engine."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import multiprocessing
+import threading
+
+import pytest
+
+pytest.importorskip("lmcache")
+
+import torch  # noqa: E402
+from lmcache.utils import CacheEngineKey  # noqa: E402
+
+import gcos  # noqa: E402
+import lmcache_rig as rig  # noqa: E402
+from lmcache_rig import CHUNK, Engine, Lines, config, metadata  # noqa: E402
+
+TOKENS = list(range(10 * CHUNK + 5))
+
+
+def on_loop(engine: Engine, coroutine):
+    return asyncio.run_coroutine_threadsafe(coroutine, engine.manager.loop).result(timeout=20)
+
+
+def keys_of(engine: Engine, tokens=TOKENS):
+    return [key for _, _, key in engine.engine.token_database.process_tokens(tokens=torch.tensor(tokens))]
+
+
+def test_what_is_stored_comes_back_byte_for_byte_with_a_short_last_chunk(tmp_path):
+    with Engine(config(tmp_path)) as engine:
+        engine.store(TOKENS)
+        assert engine.lookup(TOKENS) == len(TOKENS)
+        assert engine.retrieve(TOKENS) == len(TOKENS)
+        assert (engine.connector.compared, engine.connector.mismatches) == (11, 0)
+        assert engine.backend.counters["puts"] == 11
+        assert engine.backend._store.stats().staged_bytes == 0, "LMCache's memory is copied"
+
+
+def test_storing_again_stores_nothing_and_keeps_what_is_there(tmp_path):
+    with Engine(config(tmp_path)) as engine:
+        engine.store(TOKENS)
+        engine.store(TOKENS)
+        assert engine.backend.counters["puts"] == 11
+        assert engine.backend.counters["puts_kept"] == 11
+        assert engine.retrieve(TOKENS) == len(TOKENS)
+        assert engine.connector.mismatches == 0
+
+
+def test_after_a_restart_everything_is_there_and_nothing_differs(tmp_path):
+    with Engine(config(tmp_path)) as engine:
+        engine.store(TOKENS)
+    with Engine(config(tmp_path, gib=None)) as engine:
+        assert engine.lookup(TOKENS) == len(TOKENS)
+        assert engine.retrieve(TOKENS) == len(TOKENS)
+        assert (engine.connector.compared, engine.connector.mismatches) == (11, 0)
+
+
+def test_calls_are_split_by_batch_size(tmp_path):
+    with Engine(config(tmp_path, extra={"batch_size": 3})) as engine:
+        engine.store(TOKENS)
+        assert engine.retrieve(TOKENS) == len(TOKENS)
+        assert (engine.connector.compared, engine.connector.mismatches) == (11, 0)
+
+
+@pytest.mark.parametrize("ahead", [0, 2])
+def test_layers_come_back_one_by_one(tmp_path, ahead):
+    settings = {"use_layerwise": True, "save_unfull_chunk": False}
+    with Engine(config(tmp_path, extra={"prefetch_size": ahead}, **settings)) as engine:
+        engine.store(TOKENS)
+        assert engine.lookup(TOKENS) == 10 * CHUNK
+        assert engine.retrieve(TOKENS) == 10 * CHUNK
+        assert (engine.connector.compared, engine.connector.mismatches) == (10 * 4, 0)
+        assert bool(engine.backend.counters["layers_read_ahead"]) == bool(ahead)
+    with Engine(config(tmp_path, **settings)) as engine:
+        assert engine.retrieve(TOKENS) == 10 * CHUNK
+        assert engine.connector.mismatches == 0
+        engine.backend._ahead.drop_all()
+        rig.wait(lambda: not engine.backend._under_way)
+        assert engine.manager.memcheck()
+        manager = engine.backend.local_cpu_backend.memory_allocator.pin_allocator
+        assert manager.num_active_allocations == 0, "memory is lost"
+
+
+def test_a_layer_that_is_missing_is_a_miss_before_and_an_error_after_the_lookup(tmp_path):
+    with Engine(config(tmp_path, use_layerwise=True)) as engine:
+        engine.store(TOKENS[:CHUNK])
+        (key,) = keys_of(engine, TOKENS[:CHUNK])
+        layers = key.split_layers(4)
+        assert engine.backend.contains(layers[0])
+        assert engine.backend.remove(layers[2])
+        assert not engine.backend.contains(layers[0]), "the engine would trust in all layers"
+        with pytest.raises(LookupError, match="1 of 1"):
+            on_loop(engine, engine.backend.batched_get_non_blocking("x", [layers[2]]))
+        assert engine.lookup(TOKENS[:CHUNK]) == 0
+
+
+def test_objects_of_another_layout_are_misses_and_are_not_stored(tmp_path):
+    with Engine(config(tmp_path)) as engine:
+        engine.store(TOKENS)
+    # As many bytes to each token, by other heads: the keys of LMCache are the same.
+    other = metadata(shape=(8, 2, CHUNK, 2, 64))
+    with Engine(config(tmp_path), other) as engine:
+        assert engine.lookup(TOKENS) == 0
+        assert engine.retrieve(TOKENS) == 0
+        engine.store(TOKENS)
+        assert engine.retrieve(TOKENS) == len(TOKENS)
+        assert engine.connector.mismatches == 0
+        with Lines() as lines:
+            keys = keys_of(engine)[:2]
+            objs = [engine.manager.allocate([torch.Size(rig.SHAPE[1:2] + (4, CHUNK, 256))], [torch.bfloat16]) for _ in keys]
+            assert engine.backend.batched_submit_put_task(keys, objs) is None
+            assert engine.backend.counters["other_layouts"] == 2
+            assert len(lines.of("WARNING")) == 1
+        for obj in objs:
+            assert obj.get_ref_count() == 1
+            obj.ref_count_down()
+
+
+def test_the_pool_evicts_and_what_is_left_is_right(tmp_path):
+    with Engine(config(tmp_path, gib=0.03125, extra={"batch_size": 8})) as engine:
+        sequences = [[number * 10_000 + token for token in range(20 * CHUNK)] for number in range(40)]
+        for tokens in sequences:
+            engine.store(tokens)
+        stats = engine.backend._store.stats()
+        assert stats.evicted > 0
+        assert engine.retrieve(sequences[-1]) == 20 * CHUNK
+        for tokens in sequences:
+            engine.retrieve(tokens)
+        assert engine.connector.mismatches == 0
+        assert engine.retrieve(sequences[0]) == 0, "the oldest is still there"
+
+
+def test_what_a_lookup_has_pinned_is_not_evicted_and_its_pins_are_given_back(tmp_path):
+    with Engine(config(tmp_path, gib=0.03125)) as engine:
+        engine.store(TOKENS)
+        assert engine.lookup(TOKENS, lookup_id="request", pin=True) == len(TOKENS)
+        assert engine.backend._pins.held == 11
+        for number in range(1, 40):
+            engine.store([number * 10_000 + token for token in range(20 * CHUNK)])
+        assert engine.backend._store.stats().evicted > 0
+        assert engine.retrieve(TOKENS) == len(TOKENS)
+        engine.engine.lookup_unpin("request")
+        assert engine.backend._pins.held == 0
+        assert engine.backend._store.stats().pinned == 0
+        assert engine.connector.mismatches == 0
+
+
+def test_a_pool_without_room_drops_puts_and_says_so_once(tmp_path):
+    with Engine(config(tmp_path, gib=0.03125)) as engine, Lines() as lines:
+        for number in range(30):
+            tokens = [number * 10_000 + token for token in range(20 * CHUNK)]
+            engine.store(tokens)
+            engine.lookup(tokens, lookup_id=str(number), pin=True)
+        counters = engine.backend.counters
+        assert counters["puts_dropped_full"] > 0
+        assert counters["puts"] + counters["puts_dropped_full"] == 600
+        assert engine.backend._store.stats().objects == counters["puts"]
+        assert len(lines.of("WARNING")) == 1, lines.of("WARNING")
+        assert engine.backend.local_cpu_backend.memory_allocator.pin_allocator.num_active_allocations == 0
+
+
+def test_callbacks_come_once_per_key_and_their_exceptions_stay_where_they_are(tmp_path):
+    with Engine(config(tmp_path)) as engine:
+        keys = keys_of(engine)[:4]
+        objs = [engine.manager.allocate(engine.data.get_shapes(CHUNK), engine.data.get_dtypes()) for _ in keys]
+        called = []
+
+        def callback(key: CacheEngineKey) -> None:
+            called.append(key)
+            assert not engine.backend.exists_in_put_tasks(key)
+            raise ValueError("a callback that fails")
+
+        futures = engine.backend.batched_submit_put_task(keys, objs, on_complete_callback=callback)
+        for future in futures:
+            future.result(timeout=20)
+        assert called == keys
+        assert [obj.get_ref_count() for obj in objs] == [1] * 4
+        assert engine.backend.batched_contains(keys) == 4
+        on_loop(engine, engine.backend.async_batched_submit_put_task(keys, objs))
+        assert engine.backend.counters["puts_kept"] == 4
+        for obj in objs:
+            obj.ref_count_down()
+
+
+def test_gets_without_blocking_give_the_leading_objects_and_end_the_pins_of_their_lookup(tmp_path):
+    with Engine(config(tmp_path)) as engine:
+        engine.store(TOKENS)
+        keys, backend = keys_of(engine), engine.backend
+        assert on_loop(engine, backend.batched_async_contains("one", keys, True)) == 11
+        assert backend._pins.held == 11
+        objs = on_loop(engine, backend.batched_get_non_blocking("one", keys))
+        assert len(objs) == 11
+        assert backend._pins.held == 0
+        for obj, start in zip(objs, range(0, len(TOKENS), CHUNK)):
+            assert rig.same(obj.tensor, rig.pattern(obj.tensor.shape, start))
+            obj.ref_count_down()
+        assert backend.remove(keys[3])
+        assert on_loop(engine, backend.batched_async_contains("two", keys, True)) == 3
+        backend.cancel_request("two")
+        assert backend._pins.held == 0
+        objs = on_loop(engine, backend.batched_get_non_blocking("three", keys))
+        assert len(objs) == 3
+        found = backend.batched_get_blocking(keys)
+        assert [obj is not None for obj in found] == [True] * 3 + [False] + [True] * 7
+        one = backend.get_non_blocking(keys[0]).result(timeout=20)
+        assert backend.get_non_blocking(keys[3]) is None
+        for obj in [*objs, one, *filter(None, found)]:
+            obj.ref_count_down()
+        assert backend.local_cpu_backend.memory_allocator.pin_allocator.num_active_allocations == 0
+
+
+def test_removal_keeps_what_is_pinned_unless_it_is_forced_and_clear_takes_all(tmp_path):
+    with Engine(config(tmp_path)) as engine:
+        engine.store(TOKENS)
+        backend, keys = engine.backend, keys_of(engine)
+        assert backend.pin(keys[0]) and not backend.remove(keys[0], force=False)
+        assert backend.unpin(keys[0]) and not backend.unpin(keys[0])
+        assert backend.remove(keys[0], force=False) and not backend.remove(keys[0])
+        assert not backend.pin(keys[0])
+        assert backend.batched_remove(keys[:3]) == 2
+        assert engine.engine.clear(locations=["gcos"]) == len(TOKENS) - 3 * CHUNK
+        assert backend._store.stats().objects == 0
+
+
+def test_memory_that_others_hold_makes_a_get_wait_and_then_miss_but_never_hang(tmp_path, monkeypatch):
+    monkeypatch.setattr("gcos.lmcache.backend._ALLOCATE_S", 0.2)
+    with Engine(config(tmp_path)) as engine:
+        engine.store(TOKENS)
+        held = []
+        while (obj := engine.manager.allocate(engine.data.get_shapes(CHUNK), engine.data.get_dtypes(), busy_loop=False)):
+            held.append(obj)
+        assert engine.backend.batched_get_blocking(keys_of(engine)[:2]) == [None, None]
+        assert engine.backend.counters["no_memory"] == 1
+        timer = threading.Timer(0.05, lambda: [obj.ref_count_down() for obj in held])
+        timer.start()
+        (found,) = engine.backend.batched_get_blocking(keys_of(engine)[:1])
+        timer.join()
+        assert rig.same(found.tensor, rig.pattern(found.tensor.shape, 0))
+        found.ref_count_down()
+
+
+@pytest.mark.parametrize(
+    ("extra", "path", "says"),
+    [
+        ({}, None, "neither gcos_config"),
+        ({"gcos_config": "/nowhere/gcos.json"}, None, "no file"),
+        ({"gcos_config": {"disk": {"number": 2, "paths": ["a"], "capacity_bytes": 1 << 26}}}, None, "disk.number"),
+        ({"gcos_capacity_gb": None}, "new.gcos", "gcos_capacity_gb is missing"),
+        ({"gcos_capacity_gb": "much"}, "new.gcos", "use a number"),
+        ({"use_direct_io": "perhaps"}, "new.gcos", "use true or false"),
+        ({"gcos_device_buffer_mib": 64}, "new.gcos", "set it to 0"),
+        ({"log_level": "LOUD"}, "new.gcos", "DEBUG"),
+        ({"batch_size": -1}, "new.gcos", "whole number"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else None,
+)
+def test_a_wrong_configuration_is_one_plain_line_and_the_engine_goes_on_without(tmp_path, extra, path, says):
+    path = tmp_path / path if path else None
+    with Lines() as lines, Engine(config(path, extra=extra, local_cpu=True)) as engine:
+        errors = lines.of("ERROR")
+        assert len(errors) == 1 and says in errors[0] and "\n" not in errors[0], errors
+        assert engine.backend is None
+        engine.store(TOKENS)
+        assert engine.retrieve(TOKENS) == len(TOKENS)
+        assert engine.connector.mismatches == 0
+
+
+def test_a_pool_that_is_open_elsewhere_is_said_in_one_line(tmp_path):
+    with Engine(config(tmp_path)) as first, Lines() as lines:
+        with Engine(config(tmp_path)) as second:
+            assert second.backend is None and first.backend is not None
+        assert len(lines.of("ERROR")) == 1
+
+
+def test_keys_that_are_misspelt_are_pointed_out(tmp_path):
+    with Lines() as lines, Engine(config(tmp_path, extra={"gcos_queue_dept": 64})) as engine:
+        assert engine.backend is not None
+        (warning,) = [line for line in lines.of("WARNING") if "gcos_queue_dept" in line]
+        assert "'gcos_queue_depth'" in warning
+
+
+def test_the_scheduler_opens_no_pool(tmp_path):
+    with Engine(config(tmp_path), metadata(role="scheduler")) as engine:
+        assert engine.backend._store is None
+        assert engine.lookup(TOKENS) == 0
+    assert not list(tmp_path.iterdir())
+
+
+def test_single_keys_stand_above_the_configuration_of_the_pool(tmp_path):
+    pool = {"disk": {"number": 1, "paths": [str(tmp_path / "pool")], "capacity_bytes": 1 << 27}}
+    file = tmp_path / "gcos.json"
+    file.write_text(json.dumps(pool))
+    extra = {"gcos_queue_num": 100, "gcos_queue_depth": 64, "use_direct_io": False, "use_cufile": "false"}
+    for given in (str(file), pool):
+        with Engine(config(None, extra={**extra, "gcos_config": given})) as engine:
+            used = engine.backend._options.pool
+            assert used["namespace"]["cpu"] | {"qps": 100, "queue_depth": 64} == used["namespace"]["cpu"]
+            assert used["kernel_path"] | {"use_direct_io": False, "use_cufile": False, "queue_depth": 64} == used["kernel_path"]
+            engine.store(TOKENS)
+            assert engine.retrieve(TOKENS) == len(TOKENS)
+
+
+def work(folder: str, drives: list[str], worker: int, results) -> None:
+    pool = {"disk": {"number": len(drives), "paths": drives, "capacity_bytes": 1 << 26}}
+    settings = config(None, extra={"gcos_config": pool})
+    with Engine(settings, metadata(worker, 2)) as engine:
+        if engine.backend is None:
+            results.put((worker, None, 0, 0))
+            return
+        engine.store(TOKENS)
+        got = engine.retrieve(TOKENS)
+        results.put((worker, engine.backend._options.pool["disk"]["paths"], got, engine.connector.mismatches))
+
+
+@pytest.mark.parametrize("names", [["a", "b", "c"], ["pool-{worker}"]], ids=["shares", "a file each"])
+def test_two_workers_have_a_pool_each(tmp_path, names):
+    drives = [str(tmp_path / name) for name in names]
+    context = multiprocessing.get_context("spawn")
+    results = context.Queue()
+    workers = [context.Process(target=work, args=(str(tmp_path), drives, n, results)) for n in range(2)]
+    for worker in workers:
+        worker.start()
+    found = sorted(results.get(timeout=90) for _ in workers)
+    for worker in workers:
+        worker.join(timeout=60)
+    of = [[path.replace("{worker}", str(n)) for path in (drives[n::2] if len(drives) > 1 else drives)] for n in range(2)]
+    assert found == [(n, of[n], len(TOKENS), 0) for n in range(2)]
+
+
+@pytest.mark.parametrize("drives", [["only"], ["a", "b-{worker}"]])
+def test_workers_that_would_share_a_drive_are_refused(tmp_path, drives):
+    pool = {"disk": {"number": len(drives), "paths": [str(tmp_path / d) for d in drives], "capacity_bytes": 1 << 26}}
+    with Lines() as lines, Engine(config(None, extra={"gcos_config": pool}), metadata(1, 2)) as engine:
+        assert engine.backend is None
+        (error,) = lines.of("ERROR")
+        assert "{worker}" in error
+
+
+def test_usage_and_keys_are_announced_again_after_a_restart(tmp_path):
+    with Engine(config(tmp_path)) as engine:
+        engine.store(TOKENS)
+        expected = {key.chunk_hash for key in keys_of(engine)}
+        payload = engine.backend._store.stats().payload_bytes
+
+    class Worker:
+        def __init__(self) -> None:
+            self.hashes: set = set()
+
+        def put_msg(self, message) -> None:
+            self.hashes |= {operation.key for operation in message.operations}
+
+    from gcos.lmcache.announce import Announcer
+    from lmcache.observability import LMCStatsMonitor
+
+    with Engine(config(tmp_path)) as engine:
+        assert LMCStatsMonitor.GetOrCreate().local_storage_usage_bytes == payload
+        worker = Worker()
+        announcer = Announcer(engine.backend.config, engine.data, worker, "gcos")
+        announcer.restart(engine.backend._store, engine.backend._layouts.current())
+        rig.wait(lambda: worker.hashes == expected)
+        announcer.close(5)
+
+
+def test_closing_with_puts_under_way_loses_none_of_them(tmp_path):
+    engine = Engine(config(tmp_path))
+    engine.engine.store(tokens=torch.tensor(TOKENS))
+    engine.close()
+    with Engine(config(tmp_path)) as engine:
+        assert engine.retrieve(TOKENS) == len(TOKENS)
+        assert engine.connector.mismatches == 0
+
+
+def test_metrics_are_served_where_they_are_asked_for(tmp_path):
+    if not hasattr(gcos.Store, "serve_metrics"):
+        pytest.fail("the store has no serve_metrics")
+    from urllib.request import urlopen
+
+    with Engine(config(tmp_path, extra={"gcos_metrics_address": "127.0.0.1:0"})) as engine:
+        engine.store(TOKENS)
+        text = urlopen(f"http://{engine.backend._metrics.address}/metrics", timeout=10).read().decode()
+        assert "gcos_" in text
