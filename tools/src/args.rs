@@ -472,7 +472,8 @@ Examples:
   gcos bench --gpu --size 4KiB,1MiB --qd 1,32")]
 pub(crate) struct BenchArgs {
     /// What to measure: emulated:ram:SIZE, noop, or ways to a file that does not exist, one or several
-    /// side by side: emulated:FILE, io_uring:FILE, posix:FILE
+    /// side by side: emulated:FILE, cufile:FILE (with data in the memory of GPU 0), io_uring:FILE,
+    /// posix:FILE
     #[arg(long, value_name = "KIND", num_args = 1.., value_delimiter = ',',
           default_value = "emulated:ram:1GiB")]
     pub(crate) path: Vec<String>,

@@ -134,3 +134,27 @@ fn bench_of_a_gpu_that_is_not_there_says_what_to_do() {
     place.run(&["bench", "--gpu", "--driver-cost"]).expect(2);
     place.run(&["bench", "--gpu", "--seconds", "0"]).expect(2);
 }
+
+#[test]
+fn bench_through_cufile_measures_or_says_what_is_missing_and_leaves_nothing_behind() {
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let place = Place { folder };
+    let flags = ["--size", "64KiB", "--qd", "2", "--seconds", "0.05", "--file-size", "32MiB"];
+    let args: Vec<_> =
+        ["--json", "bench", "--path", "cufile:b", "posix:b"].into_iter().chain(flags).collect();
+    let ran = place.run(&args);
+    match ran.code {
+        0 => {
+            let json = ran.json();
+            let paths: Vec<_> =
+                json["figures"].as_array().unwrap().iter().map(|f| f["path"].clone()).collect();
+            assert!(paths.contains(&"cufile".into()) && paths.contains(&"posix".into()));
+        }
+        _ => {
+            let error = ran.expect(2).json()["error"]["message"].as_str().unwrap().to_owned();
+            assert!(error.contains("GPU 0") || error.contains("direct I/O"), "{error}");
+        }
+    }
+    let left: Vec<_> = std::fs::read_dir(place.folder.path()).unwrap().collect();
+    assert!(left.is_empty(), "{left:?}");
+}

@@ -1,6 +1,7 @@
 //! `gcos bench`: a path beside its own ceiling, measured in turn with it.
 
 mod ceiling;
+mod device;
 mod driver_cost;
 mod engine;
 mod gpu;
@@ -11,13 +12,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use gcos::engine::device::DeviceMemory;
 use gcos::engine::{Engine, Geometry, NoopEngine};
-use gcos::hw::FileIo;
+use gcos::hw::{DmaBuffer, FileIo};
 use gcos::{Store, open_drives, units};
 use serde::Serialize;
 use serde_json::json;
 
 use self::ceiling::Ceiling;
+use self::device::Lanes;
 use self::engine::{Direction, Moved};
 use self::plan::{Load, Plan, Target};
 use crate::args::BenchArgs;
@@ -173,15 +176,16 @@ fn measure(plan: &Plan, files: &Files, meter: &Meter) -> Result<Vec<Figure>, Fai
     let (mut configs, mut opened, mut engines) = (Vec::new(), Vec::new(), Vec::new());
     for target in &plan.targets {
         let Some(config) = plan.config(target)? else {
-            return engine_figures(plan, &mut None, &[noop(plan)?], meter);
+            let noop = Subject { what: noop(plan)?, gpu: None };
+            return engine_figures(plan, &mut None, &[noop], meter);
         };
         let drives = open_drives(&config, true)?;
         let engine = drives.engines.first().cloned();
         let engine = engine.ok_or_else(|| Failure::new("internal", "no drive was opened"))?;
         warm(plan, &engine)?;
         configs.push(config);
+        engines.push(Subject { what: engine, gpu: drives.gpus.first().cloned() });
         opened.push(drives);
-        engines.push(engine);
     }
     let mut figures = engine_figures(plan, &mut ceiling, &engines, meter)?;
     drop(engines);
@@ -189,13 +193,40 @@ fn measure(plan: &Plan, files: &Files, meter: &Meter) -> Result<Vec<Figure>, Fai
     for (config, drives) in configs.iter().zip(opened) {
         let options = gcos::FormatOptions { force: true, ..config.format_options(true) };
         gcos::store::format(&drives.engines, &options)?;
+        let gpu = drives.gpus.first().cloned();
         let store = Store::open(drives.engines, config.open_options())?;
         objects::touch(&store)?;
-        stores.push(store);
+        stores.push(Subject { what: store, gpu });
     }
     figures.extend(object_figures(plan, &mut ceiling, &stores, meter)?);
-    stores.into_iter().try_for_each(Store::close)?;
+    stores.into_iter().try_for_each(|store| store.what.close())?;
     Ok(figures)
+}
+
+/// An engine or a store that is measured.
+struct Subject<T> {
+    what: T,
+    /// The GPU whose memory the data is in, where it is not in the host's.
+    gpu: Option<Arc<DeviceMemory>>,
+}
+
+/// Where the data of a load is.
+enum Memory {
+    Host(Vec<DmaBuffer>),
+    Gpu(Lanes),
+}
+
+impl<T> Subject<T> {
+    fn memory(
+        &self,
+        load: Load,
+        host: impl FnOnce(&T) -> Result<Vec<DmaBuffer>, Failure>,
+    ) -> Result<Memory, Failure> {
+        match &self.gpu {
+            Some(gpu) => Lanes::new(gpu, load).map(Memory::Gpu),
+            None => host(&self.what).map(Memory::Host),
+        }
+    }
 }
 
 fn ceiling(plan: &Plan, files: &Files) -> Result<Option<Ceiling>, Failure> {
@@ -249,19 +280,24 @@ const OBJECT_OPERATIONS: [(Direction, &str); 3] = [
 fn engine_figures(
     plan: &Plan,
     ceiling: &mut Option<Ceiling>,
-    engines: &[Arc<dyn Engine>],
+    engines: &[Subject<Arc<dyn Engine>>],
     meter: &Meter,
 ) -> Result<Vec<Figure>, Failure> {
     let mut all = Vec::new();
     for &load in &plan.loads {
-        let buffers = engines.iter().map(|engine| engine::buffers(engine.dma(), load));
-        let buffers = buffers.collect::<Result<Vec<_>, _>>()?;
-        let subjects: Vec<_> = engines.iter().zip(&buffers).collect();
+        let memory = |subject: &Subject<Arc<dyn Engine>>| {
+            subject.memory(load, |engine| engine::buffers(engine.dma(), load))
+        };
+        let memories = engines.iter().map(memory).collect::<Result<Vec<_>, _>>()?;
+        let subjects: Vec<_> = engines.iter().map(|subject| &subject.what).zip(&memories).collect();
         ceiling.as_mut().map_or(Ok(()), |ceiling| ceiling.prepare(load))?;
         for (direction, name) in ENGINE_OPERATIONS {
             let subject = |index: usize, time| match subjects.get(index) {
-                Some((engine, buffers)) => {
+                Some((engine, Memory::Host(buffers))) => {
                     engine::run(engine, buffers, load, direction, plan.span, time)
+                }
+                Some((engine, Memory::Gpu(lanes))) => {
+                    lanes.requests(engine, load, direction, plan.span, time)
                 }
                 None => Ok(Moved::default()),
             };
@@ -275,25 +311,29 @@ fn engine_figures(
 fn object_figures(
     plan: &Plan,
     ceiling: &mut Option<Ceiling>,
-    stores: &[Store],
+    stores: &[Subject<Store>],
     meter: &Meter,
 ) -> Result<Vec<Figure>, Failure> {
     let mut all = Vec::new();
     for &load in &plan.loads {
-        let buffers = stores.iter().map(|store| objects::buffers(store, load));
-        let buffers = buffers.collect::<Result<Vec<_>, _>>()?;
-        let subjects: Vec<_> = stores.iter().zip(&buffers).collect();
+        let memory =
+            |subject: &Subject<Store>| subject.memory(load, |store| objects::buffers(store, load));
+        let memories = stores.iter().map(memory).collect::<Result<Vec<_>, _>>()?;
+        let subjects: Vec<_> = stores.iter().map(|subject| &subject.what).zip(&memories).collect();
         ceiling.as_mut().map_or(Ok(()), |ceiling| ceiling.prepare(load))?;
         for (direction, name) in OBJECT_OPERATIONS {
             let subject = |index: usize, time| match subjects.get(index) {
-                Some((store, buffers)) => objects::run(store, buffers, load, direction, time),
+                Some((store, Memory::Host(buffers))) => {
+                    objects::run(store, buffers, load, direction, time)
+                }
+                Some((store, Memory::Gpu(lanes))) => lanes.objects(store, load, direction, time),
                 None => Ok(Moved::default()),
             };
             all.extend(figures(plan, [OBJECT, name], load, direction, ceiling, subject)?);
             meter.add(1);
         }
         for store in stores {
-            objects::clean(store, load)?;
+            objects::clean(&store.what, load)?;
         }
     }
     Ok(all)

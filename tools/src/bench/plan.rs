@@ -140,6 +140,8 @@ impl Plan {
             Target::File(Way::Emulated, file) => (PathKind::EmulatedFile(file.clone()), ""),
             Target::File(Way::Kernel(way), file) => (PathKind::Kernel(file.clone()), way.name()),
         };
+        // cuFile moves data of a GPU.
+        let gpus = u32::from(force == KernelWay::CuFile.name());
         let threads = self.loads.iter().map(|load| load.threads).max().unwrap_or(1).min(64);
         let depth = self.loads.iter().map(|load| load.depth).max().unwrap_or(1);
         // Deallocating takes memory images apart; what would be measured then is the kernel handing
@@ -148,7 +150,10 @@ impl Plan {
             "pool": { "deallocate": false },
             "disk": { "number": 1, "paths": [path.to_string()], "capacity_bytes": self.capacity,
                 "block_size": 4096, "reserve_max_queue_pair_num": threads },
-            "namespace": { "cpu": { "qps": threads, "queue_depth": (2 * depth).clamp(64, 1024) } },
+            "namespace": {
+                "cpu": { "qps": threads, "queue_depth": (2 * depth).clamp(64, 1024) },
+                "gpu": { "num": gpus, "fallback": false },
+            },
             "kernel_path": { "force": force },
         });
         let config = Config::parse(&config.to_string(), "--path")?;
@@ -159,7 +164,8 @@ impl Plan {
     }
 }
 
-const KINDS: &str = "emulated:ram:SIZE, emulated:FILE, io_uring:FILE, posix:FILE or noop";
+const KINDS: &str =
+    "emulated:ram:SIZE, emulated:FILE, cufile:FILE, io_uring:FILE, posix:FILE or noop";
 
 /// What is to be measured. Several files get names of their own: no file has two owners.
 fn targets(texts: &[String], file_bytes: u64) -> Result<(Vec<Target>, u64), Failure> {
@@ -176,8 +182,8 @@ fn targets(texts: &[String], file_bytes: u64) -> Result<(Vec<Target>, u64), Fail
     if targets.len() > 1 {
         for target in &mut targets {
             let Target::File(way, file) = target else {
-                let text =
-                    "--path: only files can be compared: emulated:FILE, io_uring:FILE, posix:FILE";
+                let text = "--path: only files can be compared: emulated:FILE, cufile:FILE, \
+                            io_uring:FILE, posix:FILE";
                 return Err(Failure::usage(text));
             };
             let mut name = file.clone().into_os_string();
@@ -199,7 +205,7 @@ fn target(text: &str, file_bytes: u64) -> Result<(Target, u64), Failure> {
         let file = text.strip_prefix(way.name())?.strip_prefix(':')?;
         (!file.is_empty()).then(|| Target::File(Way::Kernel(way), file.into()))
     };
-    if let Some(target) = [KernelWay::IoUring, KernelWay::Posix].into_iter().find_map(kernel) {
+    if let Some(target) = KernelWay::ALL.into_iter().find_map(kernel) {
         return Ok((target, file_bytes));
     }
     match PathKind::parse(text) {
@@ -282,13 +288,18 @@ mod tests {
 
     #[test]
     fn ways_that_are_compared_have_files_of_their_own() {
-        let plan = plan(&["--path", "emulated:/no/a,io_uring:/no/a", "posix:/no/a"]).unwrap();
+        let paths = ["--path", "emulated:/no/a,io_uring:/no/a", "cufile:/no/a", "posix:/no/a"];
+        let plan = plan(&paths).unwrap();
         let names: Vec<_> = plan.targets.iter().map(Target::name).collect();
-        assert_eq!(names, ["emulated", "io_uring", "posix"]);
+        assert_eq!(names, ["emulated", "io_uring", "cufile", "posix"]);
         let files: Vec<_> = plan.targets.iter().map(|target| target.file().unwrap()).collect();
-        assert_eq!(files, ["/no/a.emulated", "/no/a.io_uring", "/no/a.posix"].map(Path::new));
-        for (target, forced) in plan.targets.iter().zip([None, Some(KernelWay::IoUring)]) {
-            assert_eq!(plan.config(target).unwrap().unwrap().kernel_path.force, forced);
+        let named = ["/no/a.emulated", "/no/a.io_uring", "/no/a.cufile", "/no/a.posix"];
+        assert_eq!(files, named.map(Path::new));
+        let forced = [None, Some(KernelWay::IoUring), Some(KernelWay::CuFile)];
+        for (target, forced) in plan.targets.iter().zip(forced) {
+            let config = plan.config(target).unwrap().unwrap();
+            assert_eq!(config.kernel_path.force, forced);
+            assert_eq!(config.namespace.gpu.num == 1, forced == Some(KernelWay::CuFile));
         }
         let alone = super::targets(&["posix:/no/a".to_owned()], 1 << 30).unwrap().0;
         assert_eq!(alone[0].file(), Some(Path::new("/no/a")));

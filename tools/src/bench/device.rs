@@ -1,0 +1,147 @@
+//! Requests and objects between a file and the memory of a GPU: as many together as are asked for, and the
+//! next ones when all of them have ended, since that is how a stream takes them.
+
+use std::error::Error;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use gcos::engine::Engine;
+use gcos::engine::device::{DeviceEngine, DeviceMemory, DeviceSlice, DeviceTransfer, Stream};
+use gcos::store::DeviceRun;
+use gcos::{Durability, IfExists, PutOptions, Store};
+
+use super::engine::{Direction, Moved, offsets, on_threads};
+use super::objects;
+use super::plan::Load;
+use crate::failure::Failure;
+
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// Memory of a load on a GPU: a stream and a piece of memory for each thread.
+#[derive(Debug)]
+pub(super) struct Lanes {
+    memory: Arc<DeviceMemory>,
+    lanes: Vec<Lane>,
+}
+
+#[derive(Debug)]
+struct Lane {
+    stream: Stream,
+    slots: Vec<DeviceSlice>,
+}
+
+fn failed(error: impl Error + 'static) -> Failure {
+    Failure::chain("gpu", &error)
+}
+
+impl Lanes {
+    pub(super) fn new(memory: &Arc<DeviceMemory>, load: Load) -> Result<Self, Failure> {
+        let lane = |_| {
+            let stream = Stream::new(memory.gpu()).map_err(failed)?;
+            let all = memory.alloc(load.size * load.depth, 4096).map_err(failed)?.as_slice();
+            stream.fill(&all, 0x5a).map_err(failed)?;
+            let slots = (0..load.depth).map(|slot| all.slice(slot * load.size, load.size));
+            let slots = slots.collect::<Result<_, _>>().map_err(failed)?;
+            stream.synchronize(DEADLINE).map_err(failed)?;
+            Ok(Lane { stream, slots })
+        };
+        let lanes = (0..load.threads).map(lane).collect::<Result<_, Failure>>()?;
+        Ok(Self { memory: Arc::clone(memory), lanes })
+    }
+
+    /// One measurement of requests.
+    pub(super) fn requests(
+        &self,
+        engine: &Arc<dyn Engine>,
+        load: Load,
+        direction: Direction,
+        span: u64,
+        time: Duration,
+    ) -> Result<Moved, Failure> {
+        let engine = engine.device(self.memory.gpu());
+        let engine =
+            engine.ok_or_else(|| Failure::new("gpu", "the GPU does not reach the file"))?;
+        on_threads(self.lanes.iter().collect(), |index, lane| {
+            let mut offset = offsets(index as u64, span, load.size);
+            repeat(load, time, || lane.go(engine.as_ref(), direction, &mut offset))
+        })
+    }
+
+    /// One measurement of objects; see [`objects::run`].
+    pub(super) fn objects(
+        &self,
+        store: &Store,
+        load: Load,
+        direction: Direction,
+        time: Duration,
+    ) -> Result<Moved, Failure> {
+        on_threads(self.lanes.iter().collect(), |index, lane| {
+            let keys: Vec<_> =
+                (0..load.depth).map(|slot| objects::key(load, index, slot)).collect();
+            repeat(load, time, || match direction {
+                Direction::Write => lane.put(store, &keys, Durability::Relaxed),
+                Direction::DurableWrite => lane.put(store, &keys, Durability::Sync),
+                Direction::Read => lane.get(store, &keys),
+            })
+        })
+    }
+}
+
+/// Does something with all slots of a load again and again for a while: how often with one, and how many bytes.
+fn repeat(
+    load: Load,
+    time: Duration,
+    mut all: impl FnMut() -> Result<(), Failure>,
+) -> Result<(u64, u64), Failure> {
+    let start = Instant::now();
+    let mut count = 0u64;
+    while start.elapsed() < time {
+        all()?;
+        count += load.depth as u64;
+    }
+    Ok((count, count * load.size as u64))
+}
+
+impl Lane {
+    fn go(
+        &self,
+        engine: &dyn DeviceEngine,
+        direction: Direction,
+        mut offset: impl FnMut() -> u64,
+    ) -> Result<(), Failure> {
+        let transfer = |slot: &DeviceSlice| match direction {
+            Direction::Read => DeviceTransfer::read(offset(), slot.clone()),
+            Direction::Write => DeviceTransfer::write(offset(), slot.clone(), false),
+            Direction::DurableWrite => DeviceTransfer::write(offset(), slot.clone(), true),
+        };
+        let transfers = self.slots.iter().map(transfer).collect();
+        let results = engine.start(&self.stream, transfers, DEADLINE)?.wait();
+        Ok(results.into_iter().collect::<Result<(), _>>()?)
+    }
+
+    fn items<'k>(
+        &self,
+        keys: &'k [String],
+    ) -> impl Iterator<Item = (&'k [u8], DeviceRun)> + use<'_, 'k> {
+        let runs = self.slots.iter().map(|slot| DeviceRun::from(slot.clone()));
+        keys.iter().map(String::as_bytes).zip(runs)
+    }
+
+    fn put(&self, store: &Store, keys: &[String], durability: Durability) -> Result<(), Failure> {
+        let if_exists = IfExists::Replace;
+        let options = PutOptions { durability, if_exists, ..PutOptions::default() };
+        for result in store.put_many_on(&self.stream, self.items(keys), &options) {
+            result?;
+        }
+        Ok(())
+    }
+
+    fn get(&self, store: &Store, keys: &[String]) -> Result<(), Failure> {
+        for result in store.get_on(&self.stream, self.items(keys))?.wait() {
+            if !result?.is_hit() {
+                return Err(Failure::new("device", "an object that was just put is a miss"));
+            }
+        }
+        Ok(())
+    }
+}
