@@ -87,6 +87,8 @@ pub(crate) enum Command {
     Rm(RmArgs),
     /// Copy the objects of one pool into another, verified
     CopyPool(CopyPoolArgs),
+    /// Take over what LMCache's GDS backend has written into a folder
+    ImportLmcacheGds(ImportLmcacheGdsArgs),
     /// Look at the configuration
     Config(ConfigArgs),
     /// List NVMe drives: who uses them, and which are fit for GCOS
@@ -310,6 +312,27 @@ pub(crate) struct CopyPoolArgs {
     #[arg(long)]
     pub(crate) replace: bool,
     /// Compare and say what would be copied; write nothing to the destination
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The folder is the one that gds_path names in LMCache's configuration. Each file becomes an object under the
+key that the connector for LMCache asks for (docs/lmcache.md); the files are only read. Objects that are
+there already are left alone, so an import that was cut short is run again; nothing is evicted to make room.
+
+Exit code 0: everything is in the pool. 1: files could not be parsed, or LMCache had not finished them.
+2: not done.
+
+Examples:
+  gcos import-lmcache-gds /mnt/gds/cache --dry-run
+  gcos import-lmcache-gds /mnt/gds/cache")]
+pub(crate) struct ImportLmcacheGdsArgs {
+    /// Folder of LMCache's GDS backend
+    #[arg(value_name = "DIR")]
+    pub(crate) folder: PathBuf,
+    /// Read metadata and say what would be imported; write nothing
     #[arg(long)]
     pub(crate) dry_run: bool,
 }

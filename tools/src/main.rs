@@ -52,6 +52,7 @@ fn run(cli: Cli, out: &Output) -> Result<Outcome, Failure> {
         Command::Stat(args) => commands::stat::run(&globals, &args, out),
         Command::Rm(args) => commands::remove::run(&globals, &args, out),
         Command::CopyPool(args) => commands::copy_pool::run(&args, out),
+        Command::ImportLmcacheGds(args) => commands::import_lmcache_gds::run(&globals, &args, out),
         Command::Config(args) => commands::config::run(&globals, &args, out),
         Command::Devices(_) => commands::devices::run(out),
         Command::Bind(args) => commands::bind::run(&args, out),

@@ -8,6 +8,7 @@ pub(crate) mod doctor;
 pub(crate) mod format;
 pub(crate) mod fsck;
 pub(crate) mod get;
+pub(crate) mod import_lmcache_gds;
 pub(crate) mod list;
 pub(crate) mod put;
 pub(crate) mod remove;
