@@ -8,7 +8,11 @@ use std::time::Instant;
 
 use clap::Parser;
 
-/// What each mutant is run against, cheapest first: arguments to cargo.
+/// Where the tests of the layout notice a mutant, and the only place where they can.
+const LAYOUT: &str = "crates/layout/";
+
+/// What each mutant is run against, cheapest first: arguments to cargo. A mutant of the layout meets that judge
+/// first, others never.
 const JUDGES: &[(&str, &[&str])] = &[
     (
         "histories",
@@ -52,6 +56,9 @@ struct Args {
     /// Every n-th of them, from the first on.
     #[arg(long, default_value_t = 1)]
     every: usize,
+    /// Leaves so many of them out at the beginning.
+    #[arg(long, default_value_t = 0)]
+    skip: usize,
 }
 
 #[derive(Debug, Default)]
@@ -117,9 +124,17 @@ fn copy(folder: &Path) -> Result<PathBuf, String> {
     Ok(tree)
 }
 
-/// Who noticed a change in the tree, if anybody did.
-fn judge(tree: &Path, target: &Path, judges: usize) -> Result<Option<&'static str>, String> {
-    for (judge, arguments) in JUDGES.iter().take(judges) {
+/// Who noticed a change of a file in the tree, if anybody did.
+fn judge(
+    tree: &Path,
+    target: &Path,
+    judges: usize,
+    file: &str,
+) -> Result<Option<&'static str>, String> {
+    let (layout, others): (Vec<_>, Vec<_>) =
+        JUDGES.iter().take(judges).partition(|(name, _)| *name == "layout");
+    let first = layout.into_iter().filter(|_| file.starts_with(LAYOUT));
+    for (judge, arguments) in first.chain(others) {
         let build = match arguments {
             ["run", "-q", rest @ ..] => {
                 let build = rest.iter().take_while(|a| **a != "--").copied();
@@ -140,7 +155,8 @@ fn judge(tree: &Path, target: &Path, judges: usize) -> Result<Option<&'static st
 fn cargo(tree: &Path, target: &Path, arguments: &[&str]) -> Result<bool, String> {
     let mut cargo = Command::new("timeout");
     cargo.args(["900", "cargo"]).args(arguments).current_dir(tree);
-    cargo.env("CARGO_TARGET_DIR", target);
+    // Nobody debugs them, and they are built one after the other.
+    cargo.env("CARGO_TARGET_DIR", target).env("CARGO_PROFILE_DEV_DEBUG", "0");
     cargo.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     Ok(cargo.status().map_err(|error| error.to_string())?.success())
 }
@@ -149,16 +165,18 @@ fn run(args: &Args) -> Result<bool, String> {
     let words = |error: std::io::Error| error.to_string();
     let mutants = parse(&std::fs::read_to_string(&args.list).map_err(words)?);
     let (tree, target) = (copy(&args.folder)?, args.folder.join("target"));
-    if let Some(judge) = judge(&tree, &target, args.judges)? {
+    if let Some(judge) = judge(&tree, &target, args.judges, LAYOUT)? {
         return Err(format!("the tree itself fails: {judge}"));
     }
     let (mut killed, mut excused, mut survived) = (0, 0, Vec::new());
-    for mutant in mutants.iter().filter(|m| m.name.contains(&args.only)).step_by(args.every) {
+    for mutant in
+        mutants.iter().filter(|m| m.name.contains(&args.only)).skip(args.skip).step_by(args.every)
+    {
         let begun = Instant::now();
         let file = tree.join(&mutant.file);
         let source = std::fs::read_to_string(&file).map_err(words)?;
         std::fs::write(&file, mutant.apply(&source)?).map_err(words)?;
-        let by = judge(&tree, &target, args.judges);
+        let by = judge(&tree, &target, args.judges, &mutant.file);
         std::fs::write(&file, source).map_err(words)?;
         let seconds = begun.elapsed().as_secs();
         match (by?, &mutant.survives) {
