@@ -97,9 +97,14 @@ impl Crew {
         Ok(Running { jobs, waiting, ended })
     }
 
+    /// Whether the calling thread is one of these.
+    pub(crate) fn is_mine(&self) -> bool {
+        CREW.get() == std::ptr::from_ref(self).addr()
+    }
+
     /// Takes no more jobs and waits for those there are. At `end` those that have not begun are given up.
     pub(crate) fn finish(&self, end: Option<Instant>) -> Result<(), Failure> {
-        if CREW.get() == std::ptr::from_ref(self).addr() {
+        if self.is_mine() {
             return Err(Failure::invalid(
                 "close() in a done callback would wait for the callback's own thread; expected a call from \
                  another thread",

@@ -157,12 +157,19 @@ impl Drop for Handle {
     }
 }
 
-/// A store that nobody uses any more.
-pub(crate) fn abandon(handle: &Handle) {
-    if handle.is_ours() && !handle.is_closed() {
-        // Nobody is left to be told.
-        let _ = handle.close(LAST_CHANCE);
+/// Closes a store that nobody holds any more. Nobody is left to be told how that went.
+pub(crate) fn abandon(handle: &Arc<Handle>) {
+    if !handle.is_ours() || handle.is_closed() {
+        return;
     }
+    if !handle.crew.is_mine() {
+        let _ = handle.close(LAST_CHANCE);
+        return;
+    }
+    // The last one to hold it was a done callback: the thread that it runs on is waited for by another.
+    let handle = Arc::clone(handle);
+    let closer = std::thread::Builder::new().name("gcos-close".to_owned());
+    let _ = closer.spawn(move || handle.close(LAST_CHANCE));
 }
 
 /// Closes all stores of this process that are open, within `timeout` seconds together. For the end of the

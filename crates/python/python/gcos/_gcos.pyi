@@ -12,6 +12,21 @@ from gcos._future import Future
 from gcos._records import DriveInfo, IntervalStats, ObjectInfo, PoolInfo, RecoveryReport, Stats
 from gcos.errors import GcosError
 
+__all__ = [
+    "Buffer",
+    "Config",
+    "DeviceBuffer",
+    "FileIo",
+    "KeyIterator",
+    "Memory",
+    "MetricsServer",
+    "Registration",
+    "Store",
+    "__version__",
+    "close_all",
+    "statuses",
+]
+
 class _Tensor(Protocol):
     def data_ptr(self) -> int: ...
     def is_contiguous(self) -> bool: ...
