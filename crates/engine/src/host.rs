@@ -28,6 +28,10 @@ impl Default for HostQueueOptions {
 }
 
 /// Moves blocks through NVMe queues that the host drives.
+///
+/// What a reset of the controller has ended because of something else, and the drive is back, is carried out
+/// once more with its deadline from then on. Not so flushes, and writes without FUA to a drive with a volatile
+/// cache: if the drive had lost its power, what was written before is gone, and whoever wrote it must hear of it.
 #[derive(Debug)]
 pub struct HostQueueEngine {
     controller: Arc<Controller>,
@@ -98,7 +102,8 @@ impl HostQueueEngine {
         devices.push(device);
     }
 
-    fn start(&self, request: Request, claim: Claim) -> Result<Box<dyn Ticket>, IoError> {
+    fn start(&self, request: Request) -> Result<Box<dyn Ticket>, IoError> {
+        let claim = Claim::new(&request);
         let lba = u64::from(self.geometry.lba_bytes);
         let block = |e: &Extent| BlockRange { slba: e.offset / lba, blocks: e.len / lba };
         let request = IoRequest {
@@ -108,10 +113,24 @@ impl HostQueueEngine {
             segments: request.segments,
             timeout: request.deadline,
         };
+        let again = self.again(&request);
         match self.controller.submit(request) {
-            Ok(pending) => Ok(Box::new(HostTicket { pending, claim })),
+            Ok(pending) => Ok(Box::new(HostTicket { pending, claim, again })),
             Err(error) => Err(claim.error(self.controller.name(), error)),
         }
+    }
+
+    /// What is carried out if a reset ends a request.
+    fn again(&self, request: &IoRequest) -> Option<IoRequest> {
+        let op = match request.op {
+            // Without a cache all that was written before is durable. The reset may enable one.
+            IoOp::Write { fua } if fua || !self.controller.volatile_cache() => {
+                IoOp::Write { fua: true }
+            }
+            IoOp::Write { .. } | IoOp::Flush => return None,
+            op => op,
+        };
+        Some(IoRequest { op, ..request.clone() })
     }
 }
 
@@ -184,19 +203,43 @@ pub(crate) fn kind_of(error: &NvmeError) -> IoErrorKind {
 struct HostTicket {
     pending: Pending,
     claim: Claim,
+    /// For another try. `None` after that.
+    again: Option<IoRequest>,
+}
+
+/// Sends a request once more that a reset has ended. It is over: the controller was stopped.
+fn resend(
+    controller: &Arc<Controller>,
+    again: Option<IoRequest>,
+    error: NvmeError,
+) -> Result<Pending, NvmeError> {
+    match (again, &error) {
+        (Some(request), NvmeError::Reset { .. }) => {
+            tracing::debug!(%error, "carried out once more");
+            controller.submit(request)
+        }
+        _ => Err(error),
+    }
 }
 
 impl Ticket for HostTicket {
     fn poll(&mut self) -> Option<Result<(), IoError>> {
-        let result = self.pending.poll()?;
-        let drive = self.pending.controller().name();
-        Some(result.map_err(|error| self.claim.error(drive, error)))
+        let Err(error) = self.pending.poll()? else { return Some(Ok(())) };
+        let controller = Arc::clone(self.pending.controller());
+        match resend(&controller, self.again.take(), error) {
+            Ok(pending) => {
+                self.pending = pending;
+                None
+            }
+            Err(error) => Some(Err(self.claim.error(controller.name(), error))),
+        }
     }
 
     fn wait(self: Box<Self>) -> Result<(), IoError> {
-        let Self { pending, claim } = *self;
+        let Self { pending, claim, again } = *self;
         let controller = Arc::clone(pending.controller());
-        pending.wait().map_err(|error| claim.error(controller.name(), error))
+        let ended = pending.wait().or_else(|error| resend(&controller, again, error)?.wait());
+        ended.map_err(|error| claim.error(controller.name(), error))
     }
 }
 
@@ -226,8 +269,7 @@ impl Engine for HostQueueEngine {
         if needless && self.controller.is_usable() {
             return Ok(Ended::ticket(Ok(())));
         }
-        let claim = Claim::new(&request);
-        self.start(request, claim)
+        self.start(request)
     }
 
     fn device(&self, gpu: &Gpu) -> Option<Arc<dyn DeviceEngine>> {

@@ -75,8 +75,8 @@ pub trait Ticket: Send + fmt::Debug {
     fn poll(&mut self) -> Option<Result<(), IoError>>;
 
     /// Waits until the request has ended. Returns at the latest when the request's deadline and the
-    /// time for recovering the device (abort, then reset) are over; the device then no longer
-    /// touches the request's memory.
+    /// time for recovering the device (abort, then reset) are over, both twice where the request is
+    /// carried out once more; the device then no longer touches the request's memory.
     ///
     /// # Errors
     /// Why the request failed. A failed write may have changed any part of its extents.

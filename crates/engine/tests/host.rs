@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gcos_emulator::{Action, Config, Emulator, Medium, Namespace, Rule, Run, WriteCacheConfig};
-use gcos_engine::{Engine, Extent, HostQueueEngine, HostQueueOptions, IoErrorKind, Op, Request};
+use gcos_engine::{
+    Engine, Extent, HostQueueEngine, HostQueueOptions, IoErrorKind, Op, Request, Ticket,
+};
 use gcos_hw::{DmaBuffer, DmaSlice};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -190,6 +192,83 @@ fn errors_say_what_kind_and_where() {
         emulator.faults().remove(rule);
     }
     assert_eq!(read().kind, IoErrorKind::Gone);
+}
+
+/// Submits requests that the drive takes and does not end, before it is reset.
+fn through_a_reset(
+    (emulator, engine): &(Arc<Emulator>, HostQueueEngine),
+    requests: Vec<Request>,
+) -> Vec<Box<dyn Ticket>> {
+    emulator.faults().add(Rule::io(Action::Hold).times(requests.len() as u64));
+    let submit = |request| engine.submit(request).unwrap();
+    let mut tickets: Vec<_> = requests.into_iter().map(submit).collect();
+    for ticket in &mut tickets {
+        for spins in 0..100 {
+            assert!(ticket.poll().is_none(), "it was not held");
+            engine.controller().function().relax(spins);
+        }
+    }
+    engine.controller().reset().unwrap();
+    tickets
+}
+
+#[test]
+fn what_a_reset_has_ended_is_carried_out_once_more() {
+    let drive = open(config(4096));
+    let engine = &drive.1;
+    let (source, target) = (alloc(engine, 16 << 10), alloc(engine, 16 << 10));
+    let data = fill(&source.as_dma(), 1);
+    engine.run(Request::write(1 << 20, source.as_dma(), true, SECOND)).unwrap();
+    let mut requests = vec![
+        Request::read(1 << 20, target.as_dma(), 1000 * SECOND),
+        Request::write(0, source.as_dma(), true, 1000 * SECOND),
+        Request::write(2 << 20, source.as_dma(), false, 1000 * SECOND),
+    ];
+    for (n, mut ticket) in through_a_reset(&drive, requests.clone()).into_iter().enumerate() {
+        // Waiting and polling come to the same end.
+        let result = match n % 2 {
+            0 => ticket.wait(),
+            _ => loop {
+                match ticket.poll() {
+                    None => engine.controller().function().relax(0),
+                    Some(result) => break result,
+                }
+            },
+        };
+        result.unwrap();
+    }
+    assert_eq!(bytes(&target.as_dma()), data);
+    for offset in [0, 2 << 20] {
+        engine.run(Request::read(offset, target.as_dma(), SECOND)).unwrap();
+        assert_eq!(bytes(&target.as_dma()), data, "{offset}");
+    }
+    assert_eq!(engine.controller().counters().resets, 1);
+
+    // Once is all.
+    requests.truncate(1);
+    let mut ticket = through_a_reset(&drive, requests).remove(0);
+    drive.0.faults().add(Rule::io(Action::Hold).times(1));
+    for spins in 0..100 {
+        assert!(ticket.poll().is_none());
+        engine.controller().function().relax(spins);
+    }
+    engine.controller().reset().unwrap();
+    assert_eq!(ticket.wait().unwrap_err().kind, IoErrorKind::Timeout);
+}
+
+#[test]
+fn what_a_cache_may_have_lost_before_a_reset_is_not_covered_up() {
+    let write_cache = Some(WriteCacheConfig::default());
+    let drive = open(Config { write_cache, ..config(4096) });
+    let source = alloc(&drive.1, 4096);
+    let requests = vec![
+        Request::write(0, source.as_dma(), false, 1000 * SECOND),
+        Request::flush(1000 * SECOND),
+        Request::write(4096, source.as_dma(), true, 1000 * SECOND),
+    ];
+    let results = through_a_reset(&drive, requests).into_iter().map(|ticket| ticket.wait());
+    let kinds: Vec<_> = results.map(|result| result.map_err(|error| error.kind)).collect();
+    assert_eq!(kinds, [Err(IoErrorKind::Timeout), Err(IoErrorKind::Timeout), Ok(())]);
 }
 
 #[test]

@@ -36,8 +36,9 @@
 //! that are open on one [`gcos_hw::kernel::Target`] know of it, and refuse to write until it is over. So
 //! two ways through the kernel share one target.
 //!
-//! A controller that times out ends the commands of that moment with `Timeout`, and shows only afterwards
-//! that it does not come back from its reset: those are errors of their own, below the budget.
+//! A controller that times out ends the command in question with `Timeout`, and shows only afterwards that it
+//! does not come back from its reset: that is an error of its own, below the budget. So are flushes and writes
+//! into a cache that the reset ended ([`crate::HostQueueEngine`]).
 
 mod device;
 mod engine;
