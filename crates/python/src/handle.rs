@@ -12,6 +12,7 @@ use pyo3::prelude::*;
 
 use crate::crew::Crew;
 use crate::error::Failure;
+use crate::log;
 
 /// All stores of the process that may be open, for the end of the interpreter.
 static ALL: Mutex<Vec<Weak<Handle>>> = Mutex::new(Vec::new());
@@ -184,6 +185,8 @@ pub(crate) fn close_all(py: Python<'_>, timeout: f64) -> usize {
         };
         let open = all.iter().filter_map(Weak::upgrade).filter(|handle| handle.is_ours());
         let left = || end.saturating_duration_since(Instant::now());
-        open.filter(|handle| handle.close(left()).is_err()).count()
+        let failed = open.filter(|handle| handle.close(left()).is_err()).count();
+        log::flush();
+        failed
     })
 }

@@ -13,6 +13,7 @@ mod fileio;
 mod foreign;
 mod handle;
 mod keys;
+mod log;
 mod metrics;
 mod region;
 mod store;
@@ -22,6 +23,7 @@ use pyo3::prelude::*;
 /// What `gcos` is made of. Use `gcos` itself.
 #[pymodule]
 fn _gcos(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    log::start();
     module.add("__version__", gcos::version())?;
     module.add_class::<buffer::Buffer>()?;
     module.add_class::<buffer::DeviceBuffer>()?;
@@ -34,5 +36,6 @@ fn _gcos(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<store::Store>()?;
     module.add_function(wrap_pyfunction!(error::statuses, module)?)?;
     module.add_function(wrap_pyfunction!(handle::close_all, module)?)?;
+    module.add_function(wrap_pyfunction!(log::set_log_level, module)?)?;
     Ok(())
 }

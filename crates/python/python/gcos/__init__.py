@@ -27,6 +27,7 @@ from gcos._gcos import (
     Registration,
     Store,
     __version__,
+    set_log_level,
 )
 from gcos._records import DriveInfo, IntervalStats, ObjectInfo, PoolInfo, RecoveryReport, Stats
 from gcos.errors import (
@@ -88,4 +89,5 @@ __all__ = [
     "Unsupported",
     "WrongSize",
     "__version__",
+    "set_log_level",
 ]

@@ -24,6 +24,7 @@ __all__ = [
     "Store",
     "__version__",
     "close_all",
+    "set_log_level",
     "statuses",
 ]
 
@@ -46,12 +47,14 @@ _Memory: TypeAlias = _HasBuffer | _Tensor | _Exporter | Memory | Buffer | Device
 _Memories: TypeAlias = _Memory | list[_Memory] | tuple[_Memory, ...]
 _Durability: TypeAlias = Literal["sync", "relaxed"]
 _IfExists: TypeAlias = Literal["replace", "keep"]
+_LogLevel: TypeAlias = Literal["off", "error", "warning", "info", "debug", "trace"]
 _Config: TypeAlias = Config | dict[str, Any] | str | os.PathLike[str]
 
 __version__: str
 
 def statuses() -> list[tuple[int, str]]: ...
 def close_all(timeout: float) -> int: ...
+def set_log_level(level: _LogLevel) -> None: ...
 @final
 class Config:
     @staticmethod
