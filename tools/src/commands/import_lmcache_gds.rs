@@ -332,7 +332,7 @@ impl Header {
         if extra.lmcache_version != VERSION {
             return Err(Refusal::Version { found: extra.lmcache_version });
         }
-        let layout = Layout::of(fmt, &shape, &dtype).ok_or_else(|| Refusal::Layout {
+        let layout = Layout::of(fmt, &shape, &dtype).ok_or(Refusal::Layout {
             format: fmt,
             dimensions: shape.len(),
             dtype,
