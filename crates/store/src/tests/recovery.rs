@@ -1,7 +1,11 @@
 //! What opening a pool must make of states that few crashes lead to.
 
+use std::sync::atomic::Ordering;
+
+use gcos_engine::Op;
 use gcos_layout::media::{BLOCK_BYTES, DriveState, Superblock, ZoneMap};
 
+use super::regressions::{Hooked, cut, steer, zones};
 use super::*;
 use crate::{Durability, StoreError};
 
@@ -70,4 +74,39 @@ fn what_was_removed_while_its_drive_was_missing_stays_removed() {
     for key in &on_first {
         assert!(store.info(key).is_none(), "{} came back", key.escape_ascii());
     }
+}
+
+#[test]
+fn what_a_removal_buries_on_another_drive_stays_buried_when_its_own_drive_forgets_it() {
+    let (drives, store) = fresh(2, 16 * MIB);
+    steer(&store, 1);
+    put(&store, b"k", 1, 100);
+    drop(store);
+    // Without its drive the object is replaced, and the new one removed while a checkpoint is being written: so
+    // the journal has the removal, and neither it nor the checkpoint the put.
+    let hooked = Hooked::new(&drives[0]);
+    let store = Arc::new(Store::open(vec![hooked.clone()], quiet()).unwrap());
+    put(&store, b"k", 2, 100);
+    let (weak, journal) = (Arc::downgrade(&store), zones(16 * MIB).journal_offset());
+    hooked.set(move |request| {
+        let write = matches!(request.op, Op::Write { .. });
+        let checkpoint = request.extents.iter().any(|e| (4096..journal).contains(&e.offset));
+        if let Some(store) = weak.upgrade().filter(|_| write && checkpoint) {
+            store.remove(b"k", Durability::Sync).unwrap();
+        }
+        Ok(())
+    });
+    store.checkpoint().unwrap();
+    drop(store);
+    cut(&drives);
+    let store = open(&drives);
+    assert!(!store.contains(b"k"));
+    // The drive of the removal takes a checkpoint, which does not have it; the other one cannot.
+    drives[1].fail_writes.store(true, Ordering::SeqCst);
+    store.checkpoint().unwrap_err();
+    drop(store);
+    drives[1].fail_writes.store(false, Ordering::SeqCst);
+    cut(&drives);
+    let store = open(&drives);
+    assert!(!store.contains(b"k"), "the removal was acknowledged, and its object is back");
 }

@@ -87,7 +87,7 @@ fn head(store: &Store, key: &[u8]) -> u8 {
 }
 
 /// Makes the next put go to `drive` first.
-fn steer(store: &Store, drive: u8) {
+pub(super) fn steer(store: &Store, drive: u8) {
     let count = u8::try_from(store.pool().drives).unwrap();
     for _ in 0..=count {
         store.put(b"dummy", [1; 1].as_slice(), &replace(Durability::Sync)).unwrap();
