@@ -28,7 +28,7 @@ use gcos_hw::kernel::{Batch, JobOp, Target};
 use parking_lot::{Condvar, Mutex};
 
 use super::chunks::{Chunk, chunks};
-use super::mover::Mover;
+use super::mover::{Mover, until_ended};
 use super::staged::ByStaging;
 use super::{DeviceTransfer, Driver};
 use crate::gpu::after;
@@ -617,18 +617,10 @@ impl Ticket for CuFileTicket {
     }
 
     fn wait(mut self: Box<Self>) -> Result<(), IoError> {
-        // It ends at its deadline.
-        let mut spins = 0;
-        loop {
-            if let Some(result) = self.poll() {
-                return result;
-            }
-            if self.over {
-                return Err(self.error(IoErrorKind::Invalid, "the result was taken already"));
-            }
-            spins += 1;
-            gcos_hw::relax_spinning(spins);
+        if self.over {
+            return Err(self.error(IoErrorKind::Invalid, "the result was taken already"));
         }
+        until_ended(&mut *self)
     }
 }
 

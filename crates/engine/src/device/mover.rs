@@ -26,6 +26,18 @@ pub(super) trait Mover: Send + Sync + fmt::Debug {
     ) -> Result<Box<dyn Ticket>, IoError>;
 }
 
+/// Waits for a ticket that nothing wakes and that has deadlines of its own, and whose result was not taken.
+pub(super) fn until_ended(ticket: &mut dyn Ticket) -> Result<(), IoError> {
+    let mut spins = 0;
+    loop {
+        if let Some(result) = ticket.poll() {
+            return result;
+        }
+        spins += 1;
+        gcos_hw::relax_spinning(spins);
+    }
+}
+
 /// An engine that reaches the GPU's memory itself.
 #[derive(Debug)]
 pub(super) struct ByEngine {

@@ -11,7 +11,7 @@ use gcos_hw::{DmaBuffer, DmaSpace, SharedMemory};
 use parking_lot::Mutex;
 
 use super::chunks::{Chunk, chunks};
-use super::mover::Mover;
+use super::mover::{Mover, until_ended};
 use super::{DeviceTransfer, Driver};
 use crate::gpu::after;
 use crate::{Engine, Geometry, IoError, IoErrorKind, Op, Request, Ticket};
@@ -399,17 +399,9 @@ impl Ticket for StagedTicket {
     }
 
     fn wait(mut self: Box<Self>) -> Result<(), IoError> {
-        // It ends: the drive and the copies have deadlines.
-        let mut spins = 0;
-        loop {
-            if let Some(result) = self.poll() {
-                return result;
-            }
-            if self.over {
-                return Err(self.error(IoErrorKind::Invalid, "the result was taken already"));
-            }
-            spins += 1;
-            gcos_hw::relax_spinning(spins);
+        if self.over {
+            return Err(self.error(IoErrorKind::Invalid, "the result was taken already"));
         }
+        until_ended(&mut *self)
     }
 }

@@ -201,7 +201,7 @@ impl GpuQueueEngine {
         let mut reason = None;
         let mut made = 0;
         for lane in &shared.lanes {
-            match lane.make(&shared.controller, &shared.bell, || true) {
+            match lane.make(&shared.controller, &shared.bell) {
                 Ok(_) => made += 1,
                 Err(error) => reason = Some(error.to_string()),
             }

@@ -122,9 +122,18 @@ impl Lane {
         self.pair.try_lock().is_some_and(|pair| !pair.is_current())
     }
 
-    /// Makes the pair anew, unless it can be used: whether it was made. No kernel may be using the lane then:
-    /// `alone` says that none does, nor will by [`Lane::is_ready`], which says no meanwhile.
+    /// Makes the pair of a lane that no kernel uses or is about to, unless it can be used: whether it was made.
     pub(super) fn make(
+        &self,
+        controller: &Arc<Controller>,
+        bell: &Bell,
+    ) -> Result<bool, LaneError> {
+        self.make_if(controller, bell, || true)
+    }
+
+    /// The same for a lane that kernels use: `alone` says that none does now, nor will by [`Lane::is_ready`],
+    /// which says no meanwhile.
+    pub(super) fn make_if(
         &self,
         controller: &Arc<Controller>,
         bell: &Bell,
@@ -274,13 +283,13 @@ mod tests {
     #[test]
     fn a_pair_that_a_batch_in_flight_uses_is_not_made_anew_under_it() {
         let Rig { lane, bell, controller, _emulator, .. } = rig();
-        assert!(lane.make(&controller, &bell, || true).unwrap());
+        assert!(lane.make(&controller, &bell).unwrap());
         let record = || {
             let mut bytes = vec![0; QueuePair::BYTES];
             lane.memory.dma().read(lane.layout.record, &mut bytes).unwrap();
             bytes
         };
-        assert!(!lane.make(&controller, &bell, || panic!("it need not be made")).unwrap());
+        assert!(!lane.make_if(&controller, &bell, || panic!("it need not be made")).unwrap());
         // As the kernel of the batch leaves it.
         let tail = lane.layout.record + std::mem::offset_of!(QueuePair, sq_tail);
         lane.memory.dma().store_u32(tail, 5, Ordering::Release).unwrap();
@@ -288,20 +297,20 @@ mod tests {
         controller.reset().unwrap();
         assert!(lane.is_lost() && !lane.is_ready());
         // While the question is asked nobody takes the lane for ready.
-        let refused = lane.make(&controller, &bell, || {
+        let refused = lane.make_if(&controller, &bell, || {
             assert!(!lane.is_ready());
             false
         });
         assert!(matches!(refused, Err(LaneError::InUse)), "{refused:?}");
         assert!(record() == before, "not a byte of its record has changed");
-        assert!(lane.make(&controller, &bell, || true).unwrap());
+        assert!(lane.make(&controller, &bell).unwrap());
         assert!(record() != before && lane.is_ready());
     }
 
     #[test]
     fn a_pair_that_was_stopped_is_gone_and_keeps_its_doorbells_to_the_end() {
         let Rig { lane, bell, memory, controller, _emulator } = rig();
-        assert!(lane.make(&controller, &bell, || true).unwrap());
+        assert!(lane.make(&controller, &bell).unwrap());
         lane.stop(&bell).unwrap();
         lane.stop(&bell).unwrap();
         assert!(lane.is_lost() && lane.is_broken_on_gpu());
@@ -314,6 +323,6 @@ mod tests {
         lane.delete(&bell).unwrap();
         // The controller takes the identifier as one that is free.
         lend().unwrap().end().unwrap();
-        assert!(lane.make(&controller, &bell, || true).unwrap());
+        assert!(lane.make(&controller, &bell).unwrap());
     }
 }

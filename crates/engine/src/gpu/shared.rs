@@ -277,7 +277,7 @@ impl Shared {
         let Some(lane) = self.lanes.get(index) else { return false };
         // A batch in flight on it, of the same stream, has to go by itself first. See `lease` for why nobody
         // can join after the question.
-        let made = lane.make(&self.controller, &self.bell, || self.is_alone(index));
+        let made = lane.make_if(&self.controller, &self.bell, || self.is_alone(index));
         let mut state = self.state.lock();
         let Some(lease) = state.leases.get_mut(index) else { return false };
         match made {
