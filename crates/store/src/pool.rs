@@ -391,8 +391,13 @@ impl Pool {
             }
         }
         for (drive, ticket) in tickets {
-            if let Err(error) = ticket.wait() {
-                fail(&mut failed, drive, error.into());
+            match ticket.wait() {
+                Err(error) => fail(&mut failed, drive, error.into()),
+                // Another flush of the drive failed meanwhile: what this one says proves nothing.
+                Ok(()) if drive.in_doubt() => {
+                    fail(&mut failed, drive, drive.failed("what was written to it may be lost"));
+                }
+                Ok(()) => (),
             }
         }
         failed.map_or(Ok(()), Err)

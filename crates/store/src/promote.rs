@@ -34,12 +34,10 @@ impl Pool {
         }
         drive.promote();
         let mut state = self.state.lock();
-        let (ghosts, removals) = state.untold(drive.index);
+        let removals = state.untold(drive.index);
         self.enqueue(removals);
         drop(state);
-        let told = self.write_journals(1 << drive.index);
-        self.state.lock().laid(&ghosts);
-        told
+        self.write_journals(1 << drive.index)
     }
 
     /// What is known of each drive of the pool.

@@ -238,15 +238,21 @@ impl Pool {
                 false => (targets.first, targets.then),
             };
             let id = state.index.add();
-            let placed = state.place(shape, key_len, id, writable).or_else(|shortage| {
-                let now = then != 0 && targets.degraded;
-                let spilled = now.then(|| state.place(shape, key_len, id, then));
+            let spill_first = then != 0 && targets.degraded;
+            let mut place = |drives| {
+                state.place(shape, key_len, id, drives).map(|placement| (placement, drives))
+            };
+            let placed = place(writable).or_else(|shortage| {
+                let spilled = spill_first.then(|| place(then));
                 spilled.and_then(Result::ok).ok_or(shortage)
             });
             let shortage = match placed {
-                Ok(place) => {
-                    self.evict_above_watermark(&mut state, &needs, writable);
-                    return Ok((id, place));
+                Ok((placement, drives)) => {
+                    // What the drives that are left hold stays while there is room for spill.
+                    if !spill_first || drives == then {
+                        self.evict_above_watermark(&mut state, &needs, drives);
+                    }
+                    return Ok((id, placement));
                 }
                 Err(shortage) => shortage,
             };

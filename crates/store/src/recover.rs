@@ -542,6 +542,7 @@ fn vacant(members: &[Option<Member>]) -> Vec<Option<Space>> {
         let zones = &member.as_ref()?.drive.zones;
         Some(Space {
             alloc: Allocator::new(zones.data_chunks(), zones.chunk_blocks()),
+            doomed_blocks: 0,
             meta_used: 0,
             // Objects that come and go while a checkpoint is written may both be in it.
             meta_capacity: checkpoint::record_capacity(zones) / 8 * 7,

@@ -17,6 +17,8 @@ use crate::journal::Item;
 #[derive(Debug)]
 pub(crate) struct Space {
     pub(crate) alloc: Allocator,
+    /// Blocks of doomed entries: taken, and free before long.
+    pub(crate) doomed_blocks: u64,
     /// Bytes of records of the objects whose heads are here, until their end is recorded.
     pub(crate) meta_used: u64,
     /// Bytes of records that may be.
@@ -53,8 +55,6 @@ pub(crate) struct State {
     pub(crate) doomed: usize,
     /// Those of them whose space stays taken until the next open.
     pub(crate) stuck: usize,
-    /// Blocks of doomed entries: taken, and free before long.
-    doomed_blocks: u64,
     pub(crate) payload_bytes: u64,
     pub(crate) pinned: u64,
     pinned_blocks: u64,
@@ -71,6 +71,8 @@ pub(crate) struct Ghost {
     drive: u8,
     /// Its entry, where it is known to be over: then the drive can be told, should it come back.
     over: Option<Id>,
+    /// Whether the record that tells it waits in the drive's journal.
+    told: bool,
 }
 
 /// A record that says that a doomed object is gone, for the journal of `drive`.
@@ -192,13 +194,16 @@ impl State {
         if self.index.entry_mut(id).is_some_and(|entry| entry.set_ended()) {
             self.free_record(id);
         }
-        let blocks = self.blocks_of(id);
         let Some(entry) = self.index.entry(id) else { return };
         let mut places: SmallVec<[Location; 8]> = entry.pieces().collect();
         places.push(entry.head());
         if entry.state() == EntryState::Doomed {
             self.doomed -= 1;
-            self.doomed_blocks = self.doomed_blocks.saturating_sub(blocks);
+            for (drive, blocks) in self.slots_of(id) {
+                if let Some(space) = self.space(drive) {
+                    space.doomed_blocks = space.doomed_blocks.saturating_sub(blocks);
+                }
+            }
         }
         self.give_all(&places);
         self.index.free(id);
@@ -226,7 +231,6 @@ impl State {
     /// Makes an object invisible and holds its space until [`State::end`].
     pub(crate) fn doom(&mut self, id: Id) {
         while self.unpin(id) {}
-        let blocks = self.blocks_of(id);
         let Some(entry) = self.index.entry_mut(id) else { return };
         if entry.state() != EntryState::Live {
             return;
@@ -234,7 +238,11 @@ impl State {
         entry.holds += 1;
         self.payload_bytes -= u64::from(entry.payload_len());
         self.doomed += 1;
-        self.doomed_blocks += blocks;
+        for (drive, blocks) in self.slots_of(id) {
+            if let Some(space) = self.space(drive) {
+                space.doomed_blocks += blocks;
+            }
+        }
         self.index.doom(id);
         if canary::on(Canary::ReuseBeforeDurable) {
             self.end(id);
@@ -245,9 +253,25 @@ impl State {
     /// reader is done.
     pub(crate) fn end(&mut self, id: Id) {
         if self.index.entry_mut(id).is_some_and(|entry| entry.set_ended()) {
+            self.lay(id);
             self.free_record(id);
             self.unhold(id);
         }
+    }
+
+    /// Forgets the ghost of an object whose end is on record.
+    fn lay(&mut self, id: Id) {
+        if self.haunted.is_empty() {
+            return;
+        }
+        let Some(key) = self.index.entry(id).map(|entry| entry.key().to_vec()) else { return };
+        let Some(ghosts) = self.haunted.get_mut(&key) else { return };
+        let Some(at) = ghosts.iter().position(|ghost| ghost.over == Some(id)) else { return };
+        let ghost = ghosts.remove(at);
+        if ghosts.is_empty() {
+            self.haunted.remove(&key);
+        }
+        self.stuck -= usize::from(!ghost.told);
     }
 
     /// Gives up an object that is visible and whose record will never be written: it was acknowledged
@@ -263,17 +287,24 @@ impl State {
     /// may come back when the pool is opened again. `over`: its end is certain, only the record of it is
     /// missing; else the object that took its place was lost.
     pub(crate) fn haunt(&mut self, id: Id, over: bool) {
-        if let Some(entry) = self.index.entry(id) {
-            let ghost = Ghost { drive: entry.head().drive, over: over.then_some(id) };
-            self.haunted.entry(entry.key().to_vec()).or_default().push(ghost);
-            self.stuck += 1;
+        let Some(entry) = self.index.entry(id) else { return };
+        let ghosts = self.haunted.entry(entry.key().to_vec()).or_default();
+        match ghosts.iter_mut().find(|ghost| over && ghost.over == Some(id)) {
+            Some(ghost) if !ghost.told => return,
+            // The record did not come to be.
+            Some(ghost) => ghost.told = false,
+            None => {
+                let drive = entry.head().drive;
+                ghosts.push(Ghost { drive, over: over.then_some(id), told: false });
+            }
         }
+        self.stuck += 1;
     }
 
     /// Notes that the record of an object which nobody was told is there may be on its drive all the same.
     pub(crate) fn doubt(&mut self, id: Id) {
         if let Some(entry) = self.index.entry(id) {
-            let ghost = Ghost { drive: entry.head().drive, over: None };
+            let ghost = Ghost { drive: entry.head().drive, over: None, told: false };
             self.haunted.entry(entry.key().to_vec()).or_default().push(ghost);
         }
     }
@@ -283,30 +314,18 @@ impl State {
         self.haunted.contains_key(key)
     }
 
-    /// The records that a drive which is back must get: of the ends that it could not be told.
-    pub(crate) fn untold(&mut self, drive: u8) -> (Vec<(Vec<u8>, Ghost)>, Vec<Removal>) {
-        let of_drive = |ghost: &Ghost| ghost.drive == drive && ghost.over.is_some();
-        let ghosts: Vec<(Vec<u8>, Ghost)> = (self.haunted.iter())
-            .flat_map(|(key, ghosts)| ghosts.iter().map(move |&ghost| (key.clone(), ghost)))
-            .filter(|(_, ghost)| of_drive(ghost))
-            .collect();
-        let over = ghosts.iter().filter_map(|(_, ghost)| ghost.over);
-        let removals: Vec<Removal> = over.filter_map(|id| self.removal(id)).collect();
-        self.stuck = self.stuck.saturating_sub(removals.len());
-        (ghosts, removals)
-    }
-
-    /// Forgets ghosts whose drive has been told. Those that it could not be told have been noted anew.
-    pub(crate) fn laid(&mut self, ghosts: &[(Vec<u8>, Ghost)]) {
-        for (key, ghost) in ghosts {
-            let Some(all) = self.haunted.get_mut(key) else { continue };
-            if let Some(at) = all.iter().position(|other| other == ghost) {
-                all.remove(at);
-            }
-            if all.is_empty() {
-                self.haunted.remove(key);
+    /// The records that a drive which is back must get: of the ends that it could not be told. Each is a
+    /// ghost until it is on record ([`State::end`]).
+    pub(crate) fn untold(&mut self, drive: u8) -> Vec<Removal> {
+        let mut over = Vec::new();
+        for ghost in self.haunted.values_mut().flatten() {
+            if ghost.drive == drive && !ghost.told && ghost.over.is_some() {
+                ghost.told = true;
+                self.stuck -= 1;
+                over.extend(ghost.over);
             }
         }
+        over.into_iter().filter_map(|id| self.removal(id)).collect()
     }
 
     /// Dooms a live object and makes the record that says so. The hold that this takes ends when the
@@ -397,7 +416,9 @@ impl State {
     /// their chunks.
     pub(crate) fn blocks_to_stay(&self, drives: u64) -> (u64, u64) {
         let (used, all) = self.blocks(drives);
-        (used.saturating_sub(self.doomed_blocks), all)
+        let spaces = (0..).zip(&self.spaces).filter(|(drive, _)| drives & (1 << drive) != 0);
+        let doomed: u64 = spaces.filter_map(|(_, s)| s.as_ref()).map(|s| s.doomed_blocks).sum();
+        (used.saturating_sub(doomed), all)
     }
 
     /// Dooms least recently used objects, of about `most_blocks` blocks, to mend a shortage: where a slot
@@ -467,17 +488,105 @@ impl State {
     }
 
     fn blocks_of(&self, id: Id) -> u64 {
-        let Some(entry) = self.index.entry(id) else { return 0 };
-        let Ok(shape) = entry.shape() else { return 0 };
+        self.slots_of(id).iter().map(|(_, blocks)| blocks).sum()
+    }
+
+    /// Drive and blocks of each slot of an object.
+    fn slots_of(&self, id: Id) -> SmallVec<[(u8, u64); 8]> {
+        let Some(entry) = self.index.entry(id) else { return SmallVec::new() };
+        let Ok(shape) = entry.shape() else { return SmallVec::new() };
         let needs = (0..shape.pieces()).map(|i| shape.piece_blocks(i));
         let places = entry.pieces().zip(needs);
         let head = (entry.head(), shape.head_blocks(entry.key().len()));
-        places.chain([head]).map(|(place, blocks)| self.slot_blocks(place, blocks)).sum()
+        let slots = places.chain([head]);
+        slots.map(|(place, blocks)| (place.drive, self.slot_blocks(place, blocks))).collect()
     }
 
     /// Blocks of the slot that holds `blocks` blocks on a drive.
     fn slot_blocks(&self, place: Location, blocks: u32) -> u64 {
         let space = self.spaces.get(usize::from(place.drive)).and_then(Option::as_ref);
         space.and_then(|space| space.alloc.slot_blocks(blocks)).map_or(0, u64::from)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use gcos_layout::media::PutRecord;
+
+    use super::*;
+
+    /// An object of a pool of one drive.
+    fn object(state: &mut State, key: &[u8]) -> Id {
+        let shape = Shape::choose(64 << 10, key.len(), 1 << 20, 1).unwrap();
+        let id = state.index.add();
+        let place = state.place(&shape, key.len(), id, 1).unwrap();
+        let record = PutRecord {
+            key: key.to_vec(),
+            generation: 1,
+            root: 0,
+            expiry: 0,
+            shape,
+            head: place.head,
+            pieces: place.pieces,
+        };
+        state.index.fill(id, &record).unwrap();
+        state.make_live(id);
+        id
+    }
+
+    #[test]
+    fn a_ghost_is_told_once_and_stays_until_its_end_is_on_record() {
+        let space = Space {
+            alloc: Allocator::new(8, 256),
+            doomed_blocks: 0,
+            meta_used: 0,
+            meta_capacity: 1 << 20,
+        };
+        let mut state = State::new(Index::default(), vec![Some(space)]);
+        let id = object(&mut state, b"key");
+        state.doom(id);
+        let doomed = state.blocks(1).0;
+        assert_eq!(state.blocks_to_stay(1).0, 0);
+        state.haunt(id, true);
+        // Noted once, however often its record fails.
+        state.haunt(id, true);
+        assert_eq!(state.stuck, 1);
+
+        assert_eq!(state.untold(1).len(), 0, "of another drive");
+        assert_eq!(state.untold(0).len(), 1);
+        // Whoever comes now, with the record under way, adds no second: the entry may be another object's
+        // by the time that one is written.
+        assert_eq!(state.untold(0).len(), 0);
+        assert_eq!((state.is_haunted(b"key"), state.stuck), (true, 0));
+
+        // The record could not be written.
+        state.haunt(id, true);
+        assert_eq!((state.is_haunted(b"key"), state.stuck), (true, 1));
+        assert_eq!(state.untold(0).len(), 1);
+
+        assert_eq!(state.blocks(1).0, doomed);
+        state.end(id);
+        assert_eq!((state.is_haunted(b"key"), state.stuck, state.doomed), (false, 0, 0));
+        assert_eq!(state.blocks(1).0, 0);
+    }
+
+    #[test]
+    fn what_is_doomed_on_one_drive_leaves_the_others_as_full_as_they_are() {
+        let space = || {
+            let alloc = Allocator::new(8, 256);
+            Some(Space { alloc, doomed_blocks: 0, meta_used: 0, meta_capacity: 1 << 20 })
+        };
+        let mut state = State::new(Index::default(), vec![space(), space()]);
+        let (a, b) = (object(&mut state, b"a"), object(&mut state, b"b"));
+        assert_eq!(state.blocks_to_stay(2).0, 0, "both are on the first drive");
+        let of_one = state.blocks(1).0 / 2;
+        state.doom(a);
+        assert_eq!(state.blocks_to_stay(1).0, of_one);
+        assert_eq!(state.blocks_to_stay(3).0, of_one);
+        state.end(a);
+        assert_eq!(state.blocks_to_stay(1).0, of_one);
+        state.doom(b);
+        assert_eq!(state.blocks_to_stay(1).0, 0);
+        assert_eq!(state.blocks(1).0, of_one);
     }
 }

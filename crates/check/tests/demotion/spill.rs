@@ -61,15 +61,29 @@ fn while_the_only_drive_is_gone_objects_are_spilled_and_are_there_when_all_is_we
 
 #[test]
 fn with_one_of_two_drives_gone_the_other_is_filled_before_anything_is_spilled_or_evicted() {
-    let rig = Rig::new(plan(&[12 * MIB, 12 * MIB, 24 * MIB]));
+    let mut rig = Rig::new(plan(&[12 * MIB, 12 * MIB, 24 * MIB]));
+    // Both drives as full as they may be: what lies on the one that goes still counts.
+    let mut key = 0;
+    let mut put = |count: u64| {
+        (key..key + count).for_each(|key| rig.put(key).unwrap());
+        key += count;
+        rig.store().stats()
+    };
+    while put(1).evicted == 0 {}
     rig.drives[0].emulator.faults().add(Rule::any(Action::Remove).times(1));
-    (0..40).for_each(|key| rig.put(key).unwrap());
-    assert_eq!(rig.store().stats().spilled, 0);
-    // Some 30 KiB each: more than the drive that is left holds, less than both.
-    (40..500).for_each(|key| rig.put(key).unwrap());
-    let stats = rig.store().stats();
-    assert!(stats.spilled > 50, "{}", stats.spilled);
-    rig.serves();
+    let before = put(10);
+    assert_eq!(before.drives_lost, 1);
+    // Some 30 KiB each: more than the drive that is left has room for, less than the one for spill.
+    let stats = put(300);
+    assert!(stats.spilled > 100, "{}", stats.spilled);
+    assert_eq!(stats.evicted, before.evicted);
+    let newest = key - 300..key;
+    for key in newest {
+        let found = rig.store().get_vec(&key.to_le_bytes()).unwrap().unwrap();
+        assert!(found == bytes(key * 1000 + 1), "{key}");
+    }
+    rig.power_cut();
+    rig.check();
 }
 
 #[test]
