@@ -386,6 +386,7 @@ fn start(shared: &Arc<Shared>, request: Request) -> Result<Box<dyn Ticket>, IoEr
             break;
         }
     }
+    carrier.go();
     // Not begun, because one before could not be: its error is that of the request.
     jobs.for_each(|job| batch.end(job.op, Ok(())));
     Ok(Box::new(FileTicket::new(shared, carrier, batch, request, bounces, until)))

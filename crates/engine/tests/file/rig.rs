@@ -240,11 +240,16 @@ impl Carrier for Faulty {
         Ok(())
     }
 
+    fn go(&self) {
+        self.inner.go();
+    }
+
     fn poll(&self) {
         if self.faults.answered.load(Ordering::Acquire) {
             for job in std::mem::take(&mut *self.unread.lock()) {
                 self.inner.start(job, Instant::now() + SECOND).unwrap();
             }
+            self.inner.go();
             assert!(self.inner.drain(Instant::now() + 10 * SECOND));
         }
         self.inner.poll();

@@ -11,12 +11,15 @@ use super::{Batch, Job};
 /// giving up on a job, and dropping the carrier, do not change that.
 pub trait Carrier: Send + Sync + fmt::Debug {
     /// Hands a job over; how it ends is told to its batch. Blocks while as many are under way as may be,
-    /// but not past `until`.
+    /// but not past `until`. The kernel may learn of it only with [`Carrier::go`].
     ///
     /// # Errors
     /// The job was not handed over, and its batch not told: `ErrorKind::TimedOut` when there was no
     /// room until then, or the system's error.
     fn start(&self, job: Job, until: Instant) -> io::Result<()>;
+
+    /// Sees to it that the kernel knows of all that was handed over: once behind several jobs.
+    fn go(&self);
 
     /// Learns of jobs that have ended, without waiting.
     fn poll(&self);

@@ -112,6 +112,8 @@ impl Carrier for Pool {
         Ok(())
     }
 
+    fn go(&self) {}
+
     fn poll(&self) {}
 
     fn wait(&self, batch: &Arc<Batch>, until: Instant) -> bool {

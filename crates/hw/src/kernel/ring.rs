@@ -47,8 +47,8 @@ impl Default for RingOptions {
     }
 }
 
-/// Carries jobs by an io_uring, without threads of its own: whoever submits enters the kernel to do so,
-/// and one of those who wait looks after the completions of all.
+/// Carries jobs by an io_uring, without threads of its own: whoever submits enters the kernel to do so, once
+/// for all that it has handed over, and one of those who wait looks after the completions of all.
 pub struct Ring {
     target: Arc<Target>,
     /// Kept past the end where the kernel does not give back what it holds.
@@ -283,6 +283,17 @@ impl Ring {
         self.submit();
     }
 
+    /// Gives work a slot and puts it into the submission queue; without room it waits in line with `spot`.
+    fn take(&self, work: &mut Option<Work>, spot: Option<&Arc<Spot>>) -> bool {
+        let mut slots = self.slots.lock();
+        match (slots.take(work), spot) {
+            (Some(slot), _) => self.ask(&mut slots, slot),
+            (None, Some(spot)) => slots.wait_for_room(spot),
+            (None, None) => {}
+        }
+        work.is_none()
+    }
+
     fn is_idle(&self) -> bool {
         self.slots.lock().is_empty()
     }
@@ -305,32 +316,31 @@ impl Carrier for Ring {
             return Err(io::ErrorKind::Unsupported.into());
         }
         let mut work = Some(Work::new(job, self.most_bytes).map_err(io::Error::other)?);
+        if self.take(&mut work, None) {
+            return Ok(());
+        }
         let spot = Arc::<Spot>::default();
-        let attempt = |work: &mut Option<Work>, wait: bool| {
-            let mut slots = self.slots.lock();
-            match slots.take(work) {
-                Some(slot) => self.ask(&mut slots, slot),
-                None if wait => slots.wait_for_room(&spot),
-                None => {}
-            }
-        };
-        attempt(&mut work, false);
-        while work.is_some() {
+        let taken = loop {
+            // What nobody has submitted makes no room.
+            self.submit();
             self.poll();
-            attempt(&mut work, true);
-            if work.is_none() {
-                break;
+            if self.take(&mut work, Some(&spot)) {
+                break true;
             }
             let room = || self.slots.lock().has_room();
             if !self.attend(&spot, until, room) {
-                self.slots.lock().leave_room(&spot);
-                return Err(io::ErrorKind::TimedOut.into());
+                break false;
             }
-            attempt(&mut work, false);
-        }
+            if self.take(&mut work, None) {
+                break true;
+            }
+        };
         self.slots.lock().leave_room(&spot);
+        if taken { Ok(()) } else { Err(io::ErrorKind::TimedOut.into()) }
+    }
+
+    fn go(&self) {
         self.submit();
-        Ok(())
     }
 
     fn poll(&self) {

@@ -136,6 +136,8 @@ mod tests {
             Err(io::ErrorKind::Unsupported.into())
         }
 
+        fn go(&self) {}
+
         fn poll(&self) {
             self.0.end(JobOp::Discard, Ok(()));
         }

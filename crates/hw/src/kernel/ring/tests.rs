@@ -43,6 +43,7 @@ fn job(op: JobOp, offset: u64, buffer: &DmaBuffer, batch: &Arc<Batch>) -> Job {
 fn run(ring: &Ring, op: JobOp, offset: u64, buffer: &DmaBuffer) -> io::Result<()> {
     let batch = Batch::new(1, None);
     ring.start(job(op, offset, buffer, &batch), soon())?;
+    ring.go();
     assert!(ring.wait(&batch, soon()), "not done in time");
     batch.take_error().map_or(Ok(()), Err)
 }
@@ -92,6 +93,7 @@ fn many_threads_have_many_jobs_under_way_on_a_shallow_ring() {
                         for (i, buffer) in buffers.iter().enumerate() {
                             ring.start(job(op, at(i), buffer, &batch), soon()).unwrap();
                         }
+                        ring.go();
                         assert!(ring.wait(&batch, soon()));
                         assert!(batch.take_error().is_none());
                     };
@@ -122,9 +124,32 @@ fn jobs_of_a_thread_that_has_ended_are_carried_out_all_the_same() {
                     ring.start(write, soon()).unwrap();
                     // The kernel has threads of the caller do these.
                     ring.start(job(JobOp::Sync, 0, &buffer, &batch), soon()).unwrap();
+                    ring.go();
                 }
             });
         });
+        assert!(ring.wait(&batch, soon()));
+        assert!(batch.take_error().is_none());
+    }
+}
+
+#[test]
+fn jobs_go_to_the_kernel_together_and_those_without_room_do_not_wait_for_that() {
+    let ring = Ring::open(file(1 << 20), RingOptions { depth: 4, ..Default::default() }).unwrap();
+    let buffer = alloc(BLOCK);
+    let queued = || {
+        let _slots = ring.slots.lock();
+        // SAFETY: nobody else uses the submission queue: the lock of the slots is held.
+        unsafe { ring.ring.submission_shared() }.len()
+    };
+    for jobs in [3, 10] {
+        let batch = Batch::new(jobs, None);
+        for i in 0..jobs {
+            ring.start(job(JobOp::Read, i as u64 * 4096, &buffer, &batch), soon()).unwrap();
+            assert!(i >= 4 || queued() == i + 1, "the kernel was entered for one");
+        }
+        ring.go();
+        assert_eq!(queued(), 0);
         assert!(ring.wait(&batch, soon()));
         assert!(batch.take_error().is_none());
     }
