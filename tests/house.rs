@@ -58,6 +58,7 @@ const EDGES: &[Edges] = &[
         ],
         dev: &[],
     },
+    Edges { from: "gcos-capi", normal: &["gcos"], dev: &[] },
     Edges { from: "gcos-python", normal: &["gcos"], dev: &[] },
     Edges { from: "gcos-tools", normal: &["gcos"], dev: &[] },
     // Test suites: programs, nothing depends on them.
@@ -77,6 +78,7 @@ const EDGES: &[Edges] = &[
         from: "gcos-fuzz-targets",
         normal: &[
             "gcos",
+            "gcos-capi",
             "gcos-check",
             "gcos-emulator",
             "gcos-engine",
@@ -149,7 +151,7 @@ const EDGES: &[Edges] = &[
 
 /// Crates that may say `unsafe`: the one that maps memory and calls the system, the one that calls the CUDA
 /// driver and Vulkan, and those through which programs in other languages hand over their memory.
-const MAY_SAY_UNSAFE: &[&str] = &["gcos-cuda", "gcos-hw", "gcos-python"];
+const MAY_SAY_UNSAFE: &[&str] = &["gcos-capi", "gcos-cuda", "gcos-hw", "gcos-python"];
 
 /// External crates that only one of ours may name.
 const OWNED: &[(&str, &str)] = &[

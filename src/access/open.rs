@@ -56,6 +56,10 @@ fn drives(config: &Config, create: bool) -> Result<Drives, AccessError> {
     if !create {
         return Ok(open_drives(config, false)?);
     }
+    // The first start: drives that were never there are not missing.
+    if nothing_is_there(config) {
+        return Ok(open_drives(config, true)?);
+    }
     match open_drives(config, false) {
         Ok(drives) if drives.skipped.is_empty() || !blank(config, &drives)? => Ok(drives),
         // What is there holds nothing: a pool over all of them is wanted.
@@ -71,6 +75,15 @@ fn drives(config: &Config, create: bool) -> Result<Drives, AccessError> {
         }
         Err(error) => Err(error.into()),
     }
+}
+
+/// Whether all drives are files or memory, and no file is there.
+fn nothing_is_there(config: &Config) -> bool {
+    config.disk.paths.iter().all(|path| match PathKind::parse(path) {
+        Ok(PathKind::EmulatedFile(file) | PathKind::Kernel(file)) => !file.exists(),
+        Ok(PathKind::EmulatedRam(_)) => true,
+        _ => false,
+    })
 }
 
 fn format_and_open(config: &Config, drives: Drives, create: bool) -> Result<Store, StoreError> {

@@ -43,6 +43,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "names", run: text::names },
     Target { name: "controller", run: controller::controller },
     Target { name: "host", run: host::host },
+    Target { name: "capi", run: gcos_capi::play::play },
 ];
 
 /// The target of that name.

@@ -37,6 +37,7 @@ pub fn seeds(target: &str) -> Vec<(String, Vec<u8>)> {
         "image" => images(),
         "controller" => controllers(),
         "host" => hosts(),
+        "capi" => calls(),
         _ => Vec::new(),
     };
     let trimmed = seeds.into_iter().map(trim).enumerate();
@@ -115,6 +116,41 @@ fn hosts() -> Vec<Vec<u8>> {
         }
         seed.extend([170, 1, 4, 0, 3, 0, 4, 0, 5, 0, 6, 235, 239, 1, 241, 235, 244]);
         seeds.push(seed);
+    }
+    seeds
+}
+
+/// Each call once, then as programs mix them: with good arguments, and with handles, pointers and lengths of each wrong
+/// kind.
+fn calls() -> Vec<Vec<u8>> {
+    // Call, handle, key, options, pointer, length, whether options are given.
+    let put = |store, key, pointer| vec![0, store, key, 0, pointer, 0x40, 0x9c, 0];
+    // Call, handle, key, exact, pointer, length, offset.
+    let get = |store, key, pointer| vec![4, store, key, 201, pointer, 0x40, 0x9c];
+    let exact = |key| vec![4, 0, key, 1, 0, 0, 0];
+    let batch = |call: u8| [&[call, 0, 0, 3, 1, 2, 3][..], &[0, 9, 0, 1, 8, 0, 2, 7, 0]].concat();
+    let others = [
+        vec![9, 0, 1, 40],
+        vec![10, 0, 1, 0],
+        vec![11, 0, 1, 16, 0],
+        vec![11, 0, 0, 0, 0x41],
+        vec![11, 0, 0, 0, 3],
+        vec![12, 0, 0, 32, 255, 0],
+        vec![13, 0, 1, 0, 9, 0, 0],
+        vec![14, 0, 3],
+        vec![15],
+        vec![15, 1],
+    ];
+    let mut seeds = vec![
+        [put(0, 1, 0), exact(1), put(0, 2, 5), exact(2), batch(7), batch(8), get(0, 1, 0)].concat(),
+        others.concat(),
+        [put(0, 1, 0), others.concat(), exact(1), put(1, 1, 9), exact(1), others.concat()].concat(),
+    ];
+    for store in [250, 252, 254, 255] {
+        seeds.push([vec![15, 15, 0], put(store, 1, 0), get(store, 1, 0)].concat());
+    }
+    for pointer in [248, 249, 250] {
+        seeds.push([put(0, 1, 0), put(0, 1, pointer), get(0, 1, pointer), exact(1)].concat());
     }
     seeds
 }

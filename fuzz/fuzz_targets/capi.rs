@@ -1,0 +1,2 @@
+#![no_main]
+gcos_fuzz::fuzz!("capi");
