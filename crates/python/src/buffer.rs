@@ -14,6 +14,7 @@ use pyo3::types::{PyDict, PyTuple};
 use crate::error::Failure;
 use crate::foreign::{dlpack, fill_view};
 use crate::handle::Handle;
+use crate::numbers;
 
 /// Memory at an address that the caller knows: `nbytes` from `ptr` on.
 ///
@@ -44,8 +45,8 @@ impl Memory {
     #[new]
     #[pyo3(signature = (ptr, nbytes, owner = None, device = None))]
     fn new(
-        ptr: u64,
-        nbytes: usize,
+        #[pyo3(from_py_with = numbers::ptr)] ptr: u64,
+        #[pyo3(from_py_with = numbers::nbytes)] nbytes: usize,
         owner: Option<Py<PyAny>>,
         device: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Self> {

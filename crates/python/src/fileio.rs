@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use pyo3::prelude::*;
 
 use crate::error::Failure;
-use crate::foreign;
+use crate::{foreign, numbers};
 
 /// GPUs that were asked for, by number.
 static GPUS: LazyLock<Mutex<Vec<Arc<Gpu>>>> = LazyLock::new(Mutex::default);
@@ -56,9 +56,9 @@ impl FileIo {
     #[pyo3(signature = (device, enable_gds, staging_bytes, durable))]
     fn new(
         py: Python<'_>,
-        device: usize,
+        #[pyo3(from_py_with = numbers::device)] device: usize,
         enable_gds: bool,
-        staging_bytes: usize,
+        #[pyo3(from_py_with = numbers::size)] staging_bytes: usize,
         durable: bool,
     ) -> PyResult<Self> {
         let inner = py.detach(|| {
@@ -85,10 +85,10 @@ impl FileIo {
         &self,
         py: Python<'_>,
         path: PathBuf,
-        address: u64,
-        size: usize,
-        offset: u64,
-        stream: u64,
+        #[pyo3(from_py_with = numbers::ptr)] address: u64,
+        #[pyo3(from_py_with = numbers::size)] size: usize,
+        #[pyo3(from_py_with = numbers::file_offset)] offset: u64,
+        #[pyo3(from_py_with = numbers::stream)] stream: u64,
     ) -> PyResult<Told> {
         self.check()?;
         Ok(py.detach(|| {
@@ -103,10 +103,10 @@ impl FileIo {
         &self,
         py: Python<'_>,
         path: PathBuf,
-        address: u64,
-        size: usize,
-        offset: u64,
-        stream: u64,
+        #[pyo3(from_py_with = numbers::ptr)] address: u64,
+        #[pyo3(from_py_with = numbers::size)] size: usize,
+        #[pyo3(from_py_with = numbers::file_offset)] offset: u64,
+        #[pyo3(from_py_with = numbers::stream)] stream: u64,
     ) -> PyResult<Told> {
         self.check()?;
         Ok(py.detach(|| {

@@ -75,6 +75,8 @@ enum State {
 pub(crate) struct Handle {
     process: u32,
     state: Mutex<State>,
+    /// Held by whoever closes it.
+    closing: Mutex<()>,
     pub(crate) crew: Crew,
     pub(crate) reached: Reached,
 }
@@ -84,6 +86,7 @@ impl Handle {
         let handle = Arc::new(Self {
             process: std::process::id(),
             state: Mutex::new(State::Open(Arc::new(access))),
+            closing: Mutex::new(()),
             crew: Crew::new(threads),
             reached: Reached::default(),
         });
@@ -132,6 +135,15 @@ impl Handle {
                 State::Closed => return Ok(()),
             };
         }
+        // Who comes second returns when it is closed, not before.
+        let alone = match end {
+            Some(end) => self.closing.try_lock_until(end),
+            None => Some(self.closing.lock()),
+        };
+        let Some(_alone) = alone else {
+            let message = "another thread is still closing the store; call close() again";
+            return Err(Failure::new(Status::Timeout, message));
+        };
         self.crew.finish(end)?;
         let access = match std::mem::replace(&mut *self.state.lock(), State::Closed) {
             State::Open(access) | State::Closing(access) => access,

@@ -15,6 +15,7 @@ mod handle;
 mod keys;
 mod log;
 mod metrics;
+mod numbers;
 mod region;
 mod store;
 

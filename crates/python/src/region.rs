@@ -8,6 +8,7 @@ use pyo3::types::{PyByteArray, PyBytes, PyList, PyMemoryView, PyTuple};
 use crate::buffer::{Buffer, DeviceBuffer, Memory};
 use crate::error::{Failure, wrong_type};
 use crate::foreign::{HostRange, View, dlpack};
+use crate::numbers;
 
 /// What a call does with memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,7 +84,8 @@ impl Region {
         }
         match Self::of_buffer(object, purpose) {
             Ok(region) => Ok(region),
-            Err(error) if error.is_instance_of::<PyTypeError>(object.py()) => {
+            // What cannot be written is not written by another way.
+            Err(error) if purpose == Use::Source || View::get(object, false).is_err() => {
                 let protocol = intern!(object.py(), "__dlpack__");
                 match object.getattr_opt(protocol)? {
                     Some(export) => {
@@ -149,8 +151,9 @@ impl Region {
         }
         let device = object.getattr(intern!(py, "device"))?;
         let kind: String = device.getattr(intern!(py, "type"))?.extract()?;
-        let index: Option<usize> = device.getattr(intern!(py, "index"))?.extract()?;
-        let len: usize = object.getattr(intern!(py, "nbytes"))?.extract()?;
+        let index = device.getattr(intern!(py, "index"))?;
+        let index = if index.is_none() { None } else { Some(numbers::device(&index)?) };
+        let len = numbers::nbytes(&object.getattr(intern!(py, "nbytes"))?)?;
         let gpu = match kind.as_str() {
             "cpu" => None,
             "cuda" => Some(index.unwrap_or(0)),
@@ -160,7 +163,7 @@ impl Region {
                 return Err(Failure::invalid(message).into());
             }
         };
-        let address: u64 = data_ptr.call0()?.extract()?;
+        let address = numbers::ptr(&data_ptr.call0()?)?;
         let mut region = Self::at(gpu, address, len, object)?;
         if let Some(gpu) = gpu {
             region.stream = torch_stream(py, gpu);
@@ -170,8 +173,10 @@ impl Region {
 
     fn of_dlpack(object: &Bound<'_, PyAny>, export: &Bound<'_, PyAny>) -> PyResult<Self> {
         let py = object.py();
-        let (kind, _): (i32, i32) =
-            object.call_method0(intern!(py, "__dlpack_device__"))?.extract()?;
+        let device = object.call_method0(intern!(py, "__dlpack_device__"))?;
+        let (kind, _): (i32, i32) = device
+            .extract()
+            .map_err(|_| wrong_type("__dlpack_device__", "two numbers", &device))?;
         let capsule = match kind {
             // The default stream, as DLPack numbers it: what was asked of the tensor before comes first.
             dlpack::CUDA => {

@@ -18,6 +18,7 @@ use crate::error::{Failure, wrong_type};
 use crate::handle::{Handle, abandon};
 use crate::keys::{KeyIterator, key, keys, prefix};
 use crate::metrics::MetricsServer;
+use crate::numbers;
 use crate::region::{Place, Region, Use};
 
 /// Most threads for what is submitted.
@@ -85,13 +86,10 @@ fn put_options(durability: &str, if_exists: &str, ttl: Option<f64>) -> Result<Pu
 /// The number of a stream: a number, or an object that has one (torch.cuda.Stream).
 fn stream_of(stream: Option<&Bound<'_, PyAny>>) -> PyResult<Option<u64>> {
     let Some(stream) = stream.filter(|stream| !stream.is_none()) else { return Ok(None) };
-    let number = match stream.getattr_opt(intern!(stream.py(), "cuda_stream"))? {
-        Some(number) => number.extract::<u64>(),
-        None => stream.extract::<u64>(),
-    };
-    number.map(Some).map_err(|_: PyErr| {
-        wrong_type("stream", "the number of a CUDA stream, a torch.cuda.Stream or None", stream)
-    })
+    match stream.getattr_opt(intern!(stream.py(), "cuda_stream"))? {
+        Some(number) => numbers::stream(&number).map(Some),
+        None => numbers::stream(stream).map(Some),
+    }
 }
 
 impl Store {
@@ -176,7 +174,7 @@ impl Store {
         py: Python<'_>,
         config: Option<&Bound<'_, PyAny>>,
         create: bool,
-        threads: usize,
+        #[pyo3(from_py_with = numbers::threads)] threads: usize,
     ) -> PyResult<Self> {
         if !(1..=MOST_THREADS).contains(&threads) {
             let message = format!("threads: expected 1 to {MOST_THREADS}, got {threads}");
@@ -202,7 +200,7 @@ impl Store {
         data: &Bound<'_, PyAny>,
         durability: &str,
         if_exists: &str,
-        ttl: Option<f64>,
+        #[pyo3(from_py_with = numbers::ttl)] ttl: Option<f64>,
         stream: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Py<PyAny>> {
         let task = Task::Put(put_options(durability, if_exists, ttl)?);
@@ -245,7 +243,7 @@ impl Store {
         py: Python<'_>,
         key: &Bound<'_, PyAny>,
         buf: &Bound<'_, PyAny>,
-        offset: Option<u32>,
+        #[pyo3(from_py_with = numbers::offset)] offset: Option<u32>,
         stream: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Py<PyAny>> {
         run(py, self.one(Task::Get(offset), key, buf, stream)?).one(py)
@@ -262,7 +260,7 @@ impl Store {
         bufs: &Bound<'_, PyAny>,
         durability: &str,
         if_exists: &str,
-        ttl: Option<f64>,
+        #[pyo3(from_py_with = numbers::ttl)] ttl: Option<f64>,
         stream: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Py<PyAny>> {
         let task = Task::Put(put_options(durability, if_exists, ttl)?);
@@ -292,7 +290,7 @@ impl Store {
         data: &Bound<'_, PyAny>,
         durability: &str,
         if_exists: &str,
-        ttl: Option<f64>,
+        #[pyo3(from_py_with = numbers::ttl)] ttl: Option<f64>,
         stream: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Py<PyAny>> {
         let task = Task::Put(put_options(durability, if_exists, ttl)?);
@@ -306,7 +304,7 @@ impl Store {
         py: Python<'_>,
         key: &Bound<'_, PyAny>,
         buf: &Bound<'_, PyAny>,
-        offset: Option<u32>,
+        #[pyo3(from_py_with = numbers::offset)] offset: Option<u32>,
         stream: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Py<PyAny>> {
         self.submit(py, self.one(Task::Get(offset), key, buf, stream)?, Shape::One)
@@ -322,7 +320,7 @@ impl Store {
         bufs: &Bound<'_, PyAny>,
         durability: &str,
         if_exists: &str,
-        ttl: Option<f64>,
+        #[pyo3(from_py_with = numbers::ttl)] ttl: Option<f64>,
         stream: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Py<PyAny>> {
         let task = Task::Put(put_options(durability, if_exists, ttl)?);
@@ -366,7 +364,11 @@ impl Store {
     }
 
     /// New memory that the drives reach: I/O with it is without a copy.
-    fn buffer(&self, py: Python<'_>, nbytes: usize) -> PyResult<Buffer> {
+    fn buffer(
+        &self,
+        py: Python<'_>,
+        #[pyo3(from_py_with = numbers::nbytes)] nbytes: usize,
+    ) -> PyResult<Buffer> {
         let access = self.handle.access()?;
         if nbytes == 0 || nbytes > isize::MAX as usize / 2 {
             return Err(
@@ -382,7 +384,7 @@ impl Store {
         &self,
         py: Python<'_>,
         device: &Bound<'_, PyAny>,
-        nbytes: usize,
+        #[pyo3(from_py_with = numbers::nbytes)] nbytes: usize,
     ) -> PyResult<DeviceBuffer> {
         let number = gpu_of(device)?;
         if nbytes == 0 {
@@ -538,7 +540,11 @@ impl Store {
     /// What has not begun after `timeout` seconds is cancelled; if something that has begun does not end, nothing is
     /// closed, gcos.Timeout is raised, and this may be called again. A store that is closed stays so.
     #[pyo3(signature = (*, timeout = 60.0))]
-    fn close(&self, py: Python<'_>, timeout: f64) -> PyResult<()> {
+    fn close(
+        &self,
+        py: Python<'_>,
+        #[pyo3(from_py_with = numbers::timeout)] timeout: f64,
+    ) -> PyResult<()> {
         let patience = Duration::try_from_secs_f64(timeout).map_err(|_| {
             Failure::invalid(format!("timeout: expected seconds, 0 or more, got {timeout}"))
         })?;

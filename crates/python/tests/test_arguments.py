@@ -22,7 +22,7 @@ from conftest import MIB, document
 import gcos
 from gcos import _gcos, fileio, ops
 
-EXPECTED = (gcos.GcosError, TypeError, ValueError, OverflowError, OSError, MemoryError, StopIteration, BufferError)
+EXPECTED = (gcos.GcosError, TypeError, ValueError)
 CALLS = int(os.environ.get("GCOS_ARGUMENTS_CALLS", "6000"))
 # What would end the run, leave the folder, or reach memory that no random address should.
 LEFT_OUT = {"close_all"}
@@ -175,10 +175,11 @@ class Arguments:
         }
         return kinds.get(name, self.anything)()
 
-    def call(self, function: Callable[..., Any]) -> Any:
-        """Calls a function with values for its parameters, some left out, some too many."""
+    def of_call(self, function: Callable[..., Any]) -> tuple[list[Any], dict[str, Any]]:
+        """Values for the parameters of a function, some left out, some too many."""
         some = self.random
-        positional, named = [], {}
+        positional: list[Any] = []
+        named: dict[str, Any] = {}
         for parameter in inspect.signature(function).parameters.values():
             required = parameter.default is inspect.Parameter.empty
             if parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
@@ -194,7 +195,7 @@ class Arguments:
             positional.append(self.anything())
         if some.random() < 0.02:
             named["unknown"] = self.anything()
-        return function(*positional, **named)
+        return positional, named
 
 
 def public(store: gcos.Store) -> dict[str, Callable[..., Any]]:
@@ -231,9 +232,14 @@ def test_no_arguments_bring_the_interpreter_down(folder: Path, monkeypatch: Any)
         pending: list[Any] = []
         names = itertools.cycle(sorted(functions))
         for name in itertools.islice(names, CALLS):
+            function = functions[name]
+            made, named = arguments.of_call(function)
             try:
-                answer = arguments.call(functions[name])
+                answer = function(*made, **named)
             except EXPECTED:
+                continue
+            except OSError:
+                assert name == "ops.create_file"
                 continue
             except RuntimeError as error:
                 assert str(error) == "of the caller", name

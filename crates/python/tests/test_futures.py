@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import dataclasses
+import fcntl
 import gc
 import sys
 import threading
@@ -192,6 +193,39 @@ def test_a_close_has_a_deadline_and_may_be_called_again() -> None:
     for wrong in (-1.0, float("nan")):
         with pytest.raises(gcos.InvalidArgument, match="timeout"):
             store.close(timeout=wrong)
+
+
+def test_whoever_closes_second_returns_when_it_is_closed(folder: Path) -> None:
+    path = Path(path_of("file", folder))
+    one_at_a_time = threading.Lock()
+    failures: list[str] = []
+
+    def lock() -> None:
+        """Fails while the pool is open."""
+        with one_at_a_time, path.open() as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def close(store: gcos.Store, together: threading.Barrier) -> None:
+        together.wait()
+        try:
+            store.close()
+            lock()
+        except BaseException as error:
+            failures.append(repr(error))
+
+    for _ in range(5):
+        store = gcos.Store.open(document(str(path)), create=True, threads=2)
+        with pytest.raises(BlockingIOError):
+            lock()
+        for number in range(50):
+            store.submit_put(f"{number}", bytes(50_000))
+        together = threading.Barrier(4)
+        threads = [threading.Thread(target=close, args=(store, together)) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        assert failures == []
 
 
 def test_other_threads_run_while_drives_work() -> None:

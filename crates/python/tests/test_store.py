@@ -71,7 +71,7 @@ def test_an_object_with_a_lifetime_is_a_miss_afterwards(ram: gcos.Store) -> None
         time.sleep(0.05)
     assert ram.get("short") is None
     assert ram.get("long") == b"data"
-    for wrong in (0, -1, float("nan"), float("inf")):
+    for wrong in (0, -1, float("nan"), float("inf"), 10**400):
         with pytest.raises(gcos.InvalidArgument, match="ttl"):
             ram.put("wrong", b"data", ttl=wrong)
 
@@ -95,8 +95,11 @@ def test_part_of_an_object_is_read_from_an_offset(store: gcos.Store) -> None:
         assert into == data[offset : offset + length]
     with pytest.raises(gcos.WrongSize):
         store.get_into("key", bytearray(4), offset=len(data) - 3)
-    with pytest.raises(OverflowError):
-        store.get_into("key", bytearray(4), offset=-1)
+    for wrong in (-1, 2**32, 10**30):
+        with pytest.raises(gcos.InvalidArgument, match="offset: expected 0 to 4294967295"):
+            store.get_into("key", bytearray(4), offset=wrong)
+    with pytest.raises(TypeError, match="offset"):
+        store.get_into("key", bytearray(4), offset="1")  # type: ignore[arg-type]
 
 
 def test_many_are_stored_and_read_at_once(store: gcos.Store) -> None:
