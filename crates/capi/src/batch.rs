@@ -86,8 +86,9 @@ pub unsafe extern "C" fn gcos_get_many(
     guard(|| {
         let handle = handle::find(store)?;
         // SAFETY: as the header asks of callers.
-        let (items, failed) =
-            unsafe { (array_mut("items", items, count)?, Out::maybe("failed", failed)?) };
+        let items = unsafe { array_mut("items", items, count)? };
+        // SAFETY: as above.
+        let failed = unsafe { Out::maybe("failed", failed)? };
         apart(items)?;
         let reached = reached(&handle, items);
         let mut sinks = Vec::with_capacity(count);

@@ -200,8 +200,9 @@ pub unsafe extern "C" fn gcos_put_many_device(
     guard(|| {
         let handle = handle::find(store)?;
         // SAFETY: as the header asks of callers.
-        let (items, failed) =
-            unsafe { (array_mut("items", items, count)?, Out::maybe("failed", failed)?) };
+        let items = unsafe { array_mut("items", items, count)? };
+        // SAFETY: as above.
+        let failed = unsafe { Out::maybe("failed", failed)? };
         // SAFETY: as above.
         unsafe { put_many(&handle, device, stream, items, options, &failed) }.map(drop)
     })
@@ -220,8 +221,9 @@ pub unsafe extern "C" fn gcos_get_many_device(
     guard(|| {
         let handle = handle::find(store)?;
         // SAFETY: as the header asks of callers.
-        let (items, failed) =
-            unsafe { (array_mut("items", items, count)?, Out::maybe("failed", failed)?) };
+        let items = unsafe { array_mut("items", items, count)? };
+        // SAFETY: as above.
+        let failed = unsafe { Out::maybe("failed", failed)? };
         // SAFETY: as above.
         unsafe { get_many(&handle, device, stream, items, &failed) }.map(drop)
     })

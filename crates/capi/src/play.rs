@@ -251,10 +251,9 @@ impl Player<'_> {
         let store = self.store();
         let (keys, mut items) = self.items(self.target.as_ptr());
         let mut failed = 0;
+        let (first, count) = (items.as_mut_ptr(), items.len());
         // SAFETY: as above; items whose memory overlaps are found out.
-        let status =
-            known(unsafe { gcos_get_many(store, items.as_mut_ptr(), items.len(), &mut failed) });
-        if status != 0 {
+        if known(unsafe { gcos_get_many(store, first, count, &mut failed) }) != 0 {
             return;
         }
         for (key, item) in keys.into_iter().zip(items).filter(|(_, item)| item.status == 0) {
