@@ -40,8 +40,9 @@ pub(crate) struct Waiter {
 }
 
 impl Waiter {
-    pub(crate) fn follow(&self, drive: u8) {
-        self.follow.fetch_or(1 << drive, Ordering::Relaxed);
+    /// The journals of these drives (bit mask) must be written, too.
+    pub(crate) fn follow(&self, drives: u64) {
+        self.follow.fetch_or(drives, Ordering::Relaxed);
     }
 
     pub(crate) fn finish(&self, durable: bool) {

@@ -35,6 +35,7 @@ mod state;
 mod store;
 #[cfg(test)]
 mod tests;
+mod trailing;
 mod turns;
 
 /// Whether bugs can be planted in this build and its waits be simulated (feature `canary`).

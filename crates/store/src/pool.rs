@@ -15,6 +15,7 @@ use crate::index::Id;
 use crate::journal::{Item, Journal, Waiter, Written};
 use crate::staging::Staging;
 use crate::state::{Removal, State};
+use crate::trailing::Trailing;
 use crate::{OpenOptions, StoreError, checkpoint, turns};
 
 /// Waiting records of relaxed operations at which the caller helps to write them.
@@ -93,6 +94,7 @@ pub(crate) struct Pool {
     pub(crate) reaper: Reaper,
     /// Drives (bit mask) for spill.
     pub(crate) spill: u64,
+    trailing: Trailing,
     lost_relaxed: AtomicBool,
     /// The generation of what is put next.
     next_generation: AtomicU64,
@@ -120,6 +122,7 @@ impl Pool {
             devices: Mutex::default(),
             reaper: Reaper::default(),
             spill,
+            trailing: Trailing::default(),
             lost_relaxed: AtomicBool::new(false),
             next_generation: AtomicU64::new(next_generation),
         }
@@ -176,6 +179,7 @@ impl Pool {
     pub(crate) fn enqueue(&self, removals: impl IntoIterator<Item = Removal>) {
         for removal in removals {
             if let Some(member) = self.member(removal.drive) {
+                self.trailing.begin(removal.drive, &removal.item.record);
                 member.journal.enqueue(removal.item);
             }
         }
@@ -231,7 +235,7 @@ impl Pool {
                 if member.journal.waiting() == 0 {
                     return Ok(());
                 }
-                self.fail(member.journal.abandon_all(), Outcome::NotWritten);
+                self.fail(member, member.journal.abandon_all(), Outcome::NotWritten);
                 return Err(member.drive.failed("no record can be written"));
             }
             let flush = |mask| self.flush_drives(mask);
@@ -249,21 +253,21 @@ impl Pool {
                     self.make_room_in_ring(member, give_up);
                 }
                 Written::NotFlushed(drives, error) => {
-                    self.fail(member.journal.abandon(drives), Outcome::NotWritten);
+                    self.fail(member, member.journal.abandon(drives), Outcome::NotWritten);
                     return Err(error);
                 }
                 Written::Failed(items, error) if error.io_kind() == Some(IoErrorKind::Demoted) => {
                     // The frame was not started: the next one follows the one before.
                     member.drive.note(&error);
-                    self.fail(items, Outcome::NotWritten);
-                    self.fail(member.journal.abandon_all(), Outcome::NotWritten);
+                    self.fail(member, items, Outcome::NotWritten);
+                    self.fail(member, member.journal.abandon_all(), Outcome::NotWritten);
                     return Err(error);
                 }
                 Written::Failed(items, error) => {
                     // The frame may be on the drive or not, so nothing may ever follow it.
                     member.drive.demote(DriveStatus::ReadOnly, &error);
-                    self.fail(items, Outcome::Unknown);
-                    self.fail(member.journal.abandon_all(), Outcome::NotWritten);
+                    self.fail(member, items, Outcome::Unknown);
+                    self.fail(member, member.journal.abandon_all(), Outcome::NotWritten);
                     return Err(error);
                 }
             }
@@ -308,7 +312,9 @@ impl Pool {
             for id in item.release.into_iter().chain(old) {
                 self.retire(&mut state, member.drive.index, id, item.waiter.as_deref());
             }
+            let trailing = self.trailing.end(member.drive.index, &item.record);
             if let Some(waiter) = item.waiter {
+                waiter.follow(trailing);
                 waiter.finish(true);
             }
         }
@@ -324,7 +330,7 @@ impl Pool {
             state.end(id);
         } else if self.drive(removal.drive).is_some_and(Drive::online) {
             if let Some(waiter) = waiter {
-                waiter.follow(removal.drive);
+                waiter.follow(1 << removal.drive);
             }
             self.enqueue([removal]);
         } else {
@@ -335,9 +341,10 @@ impl Pool {
     /// Tells the waiters of records that will not be written. What they were to free stays taken, since
     /// the drive's journal still has it. What they were to make visible is free again, unless its record
     /// may be on the drive after all: then a recovery may find it, and whole.
-    fn fail(&self, items: Vec<Item>, outcome: Outcome) {
+    fn fail(&self, member: &Member, items: Vec<Item>, outcome: Outcome) {
         let mut state = self.state.lock();
         for item in items {
+            self.trailing.end(member.drive.index, &item.record);
             let over = matches!(item.record, Record::Remove(_));
             item.release.iter().for_each(|&id| state.haunt(id, over));
             if let (Some(id), Outcome::Unknown) = (item.entry, outcome) {

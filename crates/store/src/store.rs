@@ -462,7 +462,8 @@ impl Store {
         count(&self.pool.counters.removed, 1);
         if let Some(waiter) = waiter {
             self.pool.await_record(drive, &waiter)?;
-            if haunted {
+            // A drive may have failed meanwhile that was to be told of an older object's end.
+            if haunted || self.pool.state.lock().is_haunted(key) {
                 return Err(StoreError::DriveFailed {
                     drive: "a drive that cannot be written".to_owned(),
                     reason:

@@ -231,11 +231,15 @@ impl Shared<'_> {
         // The store may have found room, or a failure, meanwhile.
         self.look();
         let failed = matches!(seen, Seen::Failed(_));
-        // A read that another client's put overtakes may end so when it has to read again.
-        if failed && (self.world.is_over() || key >= FIRST_SHARED && self.world.misreads()) {
+        // A read that another client's put overtakes, or that evicts the object, may end so when it has to read
+        // again.
+        let mut model = self.model();
+        let evicted = model.evicted && !model.pinned(key);
+        let overtaken = self.world.misreads() && (key >= FIRST_SHARED || evicted);
+        if failed && (self.world.is_over() || overtaken) {
             return Ok(());
         }
-        self.model().check(key, since, seen)
+        model.check(key, since, seen)
     }
 
     fn get_range(&self, key: u8, from: u16, part: u16) -> Result<(), String> {

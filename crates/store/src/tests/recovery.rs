@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use gcos_engine::Op;
 use gcos_layout::media::{BLOCK_BYTES, DriveState, Superblock, ZoneMap};
 
-use super::regressions::{Hooked, cut, steer, zones};
+use super::regressions::{Hooked, cut, replace, steer, zones};
 use super::*;
 use crate::{Durability, StoreError};
 
@@ -109,4 +109,38 @@ fn what_a_removal_buries_on_another_drive_stays_buried_when_its_own_drive_forget
     cut(&drives);
     let store = open(&drives);
     assert!(!store.contains(b"k"), "the removal was acknowledged, and its object is back");
+}
+
+/// Drive 0 takes a checkpoint, which keeps nothing of a removal; then the power goes.
+fn forget_and_cut(drives: &[Arc<MemDrive>], store: Store) {
+    store.pool.checkpoint(store.pool.member(0).unwrap()).unwrap();
+    drop(store);
+    cut(drives);
+}
+
+#[test]
+fn a_removal_is_durable_for_what_was_replaced_without_waiting_on_another_drive() {
+    let (drives, store) = fresh(2, 16 * MIB);
+    steer(&store, 1);
+    put(&store, b"k", 1, 100);
+    steer(&store, 0);
+    store.put(b"k", bytes(2, 100).as_slice(), &replace(Durability::Relaxed)).unwrap();
+    assert_eq!(store.info(b"k").unwrap().drives[0], 0);
+    store.remove(b"k", Durability::Sync).unwrap();
+    forget_and_cut(&drives, store);
+    assert!(!open(&drives).contains(b"k"));
+}
+
+#[test]
+fn a_removal_is_durable_for_what_was_removed_before_without_waiting_on_another_drive() {
+    let (drives, store) = fresh(2, 16 * MIB);
+    steer(&store, 1);
+    put(&store, b"k", 1, 100);
+    steer(&store, 0);
+    store.remove(b"k", Durability::Relaxed).unwrap();
+    put(&store, b"k", 2, 100);
+    assert_eq!(store.info(b"k").unwrap().drives[0], 0);
+    store.remove(b"k", Durability::Sync).unwrap();
+    forget_and_cut(&drives, store);
+    assert!(!open(&drives).contains(b"k"));
 }

@@ -91,12 +91,12 @@ fn once_two_superblock_copies_cannot_be_written_the_others_stay_as_they_are() {
 // a wrong key.
 
 /// A put of 5 MiB over a drive that takes `pauses` for its writes, one after the other, and while it is under
-/// way a second put of its key: how that ends. The I/O deadline is 100 ms.
+/// way a second put of its key: how that ends. The I/O deadline is half a second.
 fn second_put(mut pauses: impl Iterator<Item = u64> + Send + 'static) -> Result<(), StoreError> {
     let drives = MemDrive::several(1, 16 * MIB);
     format_small(&drives);
     let hooked = Hooked::new(&drives[0]);
-    let options = OpenOptions { io_deadline: Duration::from_millis(100), ..quiet() };
+    let options = OpenOptions { io_deadline: Duration::from_millis(500), ..quiet() };
     let store = Store::open(vec![hooked.clone()], options).unwrap();
     let (begun, first) = std::sync::mpsc::channel();
     hooked.set(move |request| {
@@ -119,11 +119,11 @@ fn second_put(mut pauses: impl Iterator<Item = u64> + Send + 'static) -> Result<
 
 #[test]
 fn a_put_waits_for_another_of_its_key_as_long_as_that_one_gets_on() {
-    second_put(std::iter::repeat_n(50, 18)).unwrap();
+    second_put(std::iter::repeat_n(250, 18)).unwrap();
 }
 
 #[test]
 fn a_put_that_waits_for_one_of_its_key_that_does_not_get_on_times_out() {
-    let error = second_put(std::iter::once(1500)).unwrap_err();
+    let error = second_put(std::iter::once(5000)).unwrap_err();
     assert!(matches!(error, StoreError::TimedOut { .. }), "{error:?}");
 }
