@@ -58,8 +58,9 @@ def test_after_a_restart_everything_is_there_and_nothing_differs(tmp_path):
         assert (engine.connector.compared, engine.connector.mismatches) == (11, 0)
 
 
-def test_calls_are_split_by_batch_size(tmp_path):
-    with Engine(config(tmp_path, extra={"batch_size": 3})) as engine:
+@pytest.mark.parametrize("extra", [{"batch_size": 3}, {"gcos_durability": "relaxed"}], ids=str)
+def test_calls_are_split_and_acknowledged_as_the_configuration_says(tmp_path, extra):
+    with Engine(config(tmp_path, extra=extra)) as engine:
         engine.store(TOKENS)
         assert engine.retrieve(TOKENS) == len(TOKENS)
         assert (engine.connector.compared, engine.connector.mismatches) == (11, 0)
@@ -254,6 +255,7 @@ def test_memory_that_others_hold_makes_a_get_wait_and_then_miss_but_never_hang(t
         ({"gcos_device_buffer_mib": 64}, "new.gcos", "set it to 0"),
         ({"log_level": "LOUD"}, "new.gcos", "DEBUG"),
         ({"batch_size": -1}, "new.gcos", "whole number"),
+        ({"gcos_durability": "perhaps"}, "new.gcos", "sync or relaxed"),
     ],
     ids=lambda value: value if isinstance(value, str) else None,
 )

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import os
 import select
+import signal
+import socket
+import subprocess
+import sys
 
 import pytest
 
@@ -265,3 +271,36 @@ def test_the_storage_manager_of_the_server_stores_and_prefetches_through_it_acro
         assert manager.prefetch(keys) == 20, "the prefix ends where an object is missing"
         rig.wait(lambda: not manager.adapter.report_status()["pins"])
         assert manager.manager.get_l2_usages()
+
+
+def test_the_server_starts_with_it_and_ends_in_order(tmp_path):
+    adapter = {
+        "type": "plugin",
+        "module_path": "gcos.lmcache",
+        "class_name": "GcosL2Adapter",
+        "adapter_params": {"gcos_path": str(tmp_path), "gcos_capacity_gb": 0.125},
+    }
+    with Direct(tmp_path) as direct:
+        direct.store([key(1), key(2)])
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "lmcache.v1.multiprocess.server", "--port", str(port), "--l1-size-gb", "0.0625"]
+    command += ["--eviction-policy", "LRU", "--disable-metrics", "--l2-adapter", json.dumps(adapter)]
+    environment = {**os.environ, "LMCACHE_TRACK_USAGE": "false"}
+    log = tmp_path / "log"
+    with open(log, "wb") as output:
+        server = subprocess.Popen(command, stdout=output, stderr=output, env=environment)
+    try:
+        rig.wait(lambda: server.poll() is not None or "cache server is running..." in log.read_text(), 90)
+        assert server.poll() is None, log.read_text()[-2000:]
+        with pytest.raises(RuntimeError, match="GCOS is not used"):
+            Direct(tmp_path)
+        server.send_signal(signal.SIGINT)
+        server.wait(timeout=60)
+    finally:
+        server.kill()
+        server.wait()
+    assert "GCOS is not used" not in log.read_text()
+    with Direct(tmp_path) as direct:
+        assert direct.load([key(1), key(2)]) == [True, True]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import threading
 import time
 from collections import Counter
@@ -36,7 +37,7 @@ class GcosBackend(StoragePluginInterface):
     """Keeps LMCache's objects in a pool of GCOS.
 
     The store's own index answers lookups; there is none here. Payloads move between LMCache's memory and
-    the drives without a copy. A put is durable when its future is done.
+    the drives without a copy. A put is durable when its future is done (``gcos_durability: sync``).
     """
 
     def __init__(
@@ -410,7 +411,10 @@ class GcosBackend(StoragePluginInterface):
             return None
         try:
             future = self._store.submit_put_many(
-                [name for name, _, _ in items], [buffer_of(obj) for _, _, obj in items], if_exists="keep"
+                [name for name, _, _ in items],
+                [buffer_of(obj) for _, _, obj in items],
+                if_exists="keep",
+                durability=self._options.durability,
             )
         except Exception as error:
             self._failed("puts_failed", "put", error, len(items))
@@ -609,12 +613,11 @@ class GcosBackend(StoragePluginInterface):
         deadline = time.monotonic() + (_ALLOCATE_S if wait else 0)
         objs: list[MemoryObj] = []
         for _, _, layout, tokens in wanted:
-            shapes = [torch.Size(shape) for shape in layout.shapes(tokens)]
-            dtypes = [getattr(torch, name) for name, _ in layout.groups]
-            obj = self._allocate_one(shapes, dtypes, MemoryFormat[layout.format], evict)
+            shape = _torch_shape(layout, tokens)
+            obj = self._allocate_one(shape, evict)
             while obj is None and time.monotonic() < deadline and not self._closing:
                 time.sleep(_ALLOCATE_STEP_S)
-                obj = self._allocate_one(shapes, dtypes, MemoryFormat[layout.format], evict)
+                obj = self._allocate_one(shape, evict)
             if obj is None:
                 if evict and wait:
                     self.counters["no_memory"] += 1
@@ -623,7 +626,9 @@ class GcosBackend(StoragePluginInterface):
             objs.append(obj)
         return objs
 
-    def _allocate_one(self, shapes: list, dtypes: list, fmt: MemoryFormat, evict: bool) -> Optional[MemoryObj]:
+    def _allocate_one(self, shape: tuple[tuple, tuple, MemoryFormat], evict: bool) -> Optional[MemoryObj]:
+        # LMCache keeps these lists in the object.
+        shapes, dtypes, fmt = list(shape[0]), list(shape[1]), shape[2]
         if self._device is not None:
             return self._device.allocate(shapes, dtypes, fmt)
         return self.local_cpu_backend.allocate(shapes, dtypes, fmt, eviction=evict, busy_loop=False)
@@ -672,6 +677,14 @@ class GcosBackend(StoragePluginInterface):
         if self.local_cpu_backend is None:
             raise RuntimeError("there is no local CPU backend: set max_local_cpu_size above 0")
         return self.local_cpu_backend
+
+
+@functools.lru_cache(maxsize=1024)
+def _torch_shape(layout: Layout, tokens: int) -> tuple[tuple, tuple, MemoryFormat]:
+    """Shapes, types and format of an object, as LMCache's allocators take them."""
+    shapes = tuple(torch.Size(shape) for shape in layout.shapes(tokens))
+    dtypes = tuple(getattr(torch, name) for name, _ in layout.groups)
+    return shapes, dtypes, MemoryFormat[layout.format]
 
 
 def _results(ended: Future, count: int) -> Sequence[Any]:

@@ -150,7 +150,10 @@ class GcosL2Adapter(L2AdapterInterface):
 
         self._run(
             lambda: self._store.submit_put_many(
-                [name for _, name, _ in items], [buffer_of(obj) for _, _, obj in items], if_exists="keep"
+                [name for _, name, _ in items],
+                [buffer_of(obj) for _, _, obj in items],
+                if_exists="keep",
+                durability=self._options.durability,
             ),
             len(items),
             ended,

@@ -21,6 +21,7 @@ KEYS: dict[str, Any] = {
     "gcos_capacity_gb": None,
     "gcos_queue_num": None,
     "gcos_queue_depth": None,
+    "gcos_durability": "sync",
     "gcos_threads": 4,
     "gcos_device_buffer_mib": 0,
     "gcos_metrics_address": None,
@@ -52,6 +53,8 @@ class Options:
 
     #: The configuration of the pool, as in ``gcos.json``, for this worker alone.
     pool: dict[str, Any]
+    #: When a put is acknowledged: ``sync`` or ``relaxed``, as of the store.
+    durability: str
     #: Threads of the store that carry out what is submitted.
     threads: int
     #: MiB of the GPU's memory that gets read into; 0 for none.
@@ -82,6 +85,7 @@ class Options:
             level = "DEBUG"
         return cls(
             pool=_pool(values, worker, warnings),
+            durability=_durability(values["gcos_durability"]),
             threads=_whole("gcos_threads", values["gcos_threads"], 1, 256),
             device_buffer_mib=_whole("gcos_device_buffer_mib", values["gcos_device_buffer_mib"], 0, 1 << 20),
             metrics_address=_text("gcos_metrics_address", values["gcos_metrics_address"], worker),
@@ -109,6 +113,12 @@ def _boolean(key: str, value: Any) -> bool:
     if isinstance(value, (bool, int)) and value in (0, 1):
         return bool(value)
     raise OptionError(f"{key} is {value!r}: use true or false")
+
+
+def _durability(value: Any) -> str:
+    if value not in ("sync", "relaxed"):
+        raise OptionError(f"gcos_durability is {value!r}: use sync or relaxed")
+    return str(value)
 
 
 def _number(key: str, value: Any) -> float:
