@@ -1,4 +1,4 @@
-//! Requests and objects between a file and the memory of a GPU: as many together as are asked for, and the
+//! Requests between a file and the memory of a GPU: as many together as are asked for, and the
 //! next ones when all of them have ended, since that is how a stream takes them.
 
 use std::error::Error;
@@ -7,11 +7,8 @@ use std::time::{Duration, Instant};
 
 use gcos::engine::Engine;
 use gcos::engine::device::{DeviceEngine, DeviceMemory, DeviceSlice, DeviceTransfer, Stream};
-use gcos::store::DeviceRun;
-use gcos::{Durability, IfExists, PutOptions, Store};
 
 use super::engine::{Direction, Moved, offsets, on_threads};
-use super::objects;
 use super::plan::Load;
 use crate::failure::Failure;
 
@@ -49,8 +46,8 @@ impl Lanes {
         Ok(Self { memory: Arc::clone(memory), lanes })
     }
 
-    /// One measurement of requests.
-    pub(super) fn requests(
+    /// One measurement.
+    pub(super) fn run(
         &self,
         engine: &Arc<dyn Engine>,
         load: Load,
@@ -64,25 +61,6 @@ impl Lanes {
         on_threads(self.lanes.iter().collect(), |index, lane| {
             let mut offset = offsets(index as u64, span, load.size);
             repeat(load, time, || lane.go(engine.as_ref(), direction, &mut offset))
-        })
-    }
-
-    /// One measurement of objects; see [`objects::run`].
-    pub(super) fn objects(
-        &self,
-        store: &Store,
-        load: Load,
-        direction: Direction,
-        time: Duration,
-    ) -> Result<Moved, Failure> {
-        on_threads(self.lanes.iter().collect(), |index, lane| {
-            let keys: Vec<_> =
-                (0..load.depth).map(|slot| objects::key(load, index, slot)).collect();
-            repeat(load, time, || match direction {
-                Direction::Write => lane.put(store, &keys, Durability::Relaxed),
-                Direction::DurableWrite => lane.put(store, &keys, Durability::Sync),
-                Direction::Read => lane.get(store, &keys),
-            })
         })
     }
 }
@@ -117,31 +95,5 @@ impl Lane {
         let transfers = self.slots.iter().map(transfer).collect();
         let results = engine.start(&self.stream, transfers, DEADLINE)?.wait();
         Ok(results.into_iter().collect::<Result<(), _>>()?)
-    }
-
-    fn items<'k>(
-        &self,
-        keys: &'k [String],
-    ) -> impl Iterator<Item = (&'k [u8], DeviceRun)> + use<'_, 'k> {
-        let runs = self.slots.iter().map(|slot| DeviceRun::from(slot.clone()));
-        keys.iter().map(String::as_bytes).zip(runs)
-    }
-
-    fn put(&self, store: &Store, keys: &[String], durability: Durability) -> Result<(), Failure> {
-        let if_exists = IfExists::Replace;
-        let options = PutOptions { durability, if_exists, ..PutOptions::default() };
-        for result in store.put_many_on(&self.stream, self.items(keys), &options) {
-            result?;
-        }
-        Ok(())
-    }
-
-    fn get(&self, store: &Store, keys: &[String]) -> Result<(), Failure> {
-        for result in store.get_on(&self.stream, self.items(keys))?.wait() {
-            if !result?.is_hit() {
-                return Err(Failure::new("device", "an object that was just put is a miss"));
-            }
-        }
-        Ok(())
     }
 }

@@ -40,8 +40,7 @@ pub(crate) fn run(args: &BenchArgs, out: &Output) -> Result<Outcome, Failure> {
     if args.driver_cost {
         return driver_cost::run(&plan, out);
     }
-    let has_store = plan.targets.iter().all(|target| *target != Target::Noop);
-    let objects = if has_store { OBJECT_OPERATIONS.len() } else { 0 };
+    let objects = if plan.has_objects() { OBJECT_OPERATIONS.len() } else { 0 };
     let figures_of_each = (ENGINE_OPERATIONS.len() + objects) as u64;
     let total = plan.loads.len() as u64 * figures_of_each;
     let meter = Meter::new(out, "figures", Some(total), Unit::Things);
@@ -176,7 +175,7 @@ fn measure(plan: &Plan, files: &Files, meter: &Meter) -> Result<Vec<Figure>, Fai
     let (mut configs, mut opened, mut engines) = (Vec::new(), Vec::new(), Vec::new());
     for target in &plan.targets {
         let Some(config) = plan.config(target)? else {
-            let noop = Subject { what: noop(plan)?, gpu: None };
+            let noop = Subject { engine: noop(plan)?, gpu: None };
             return engine_figures(plan, &mut None, &[noop], meter);
         };
         let drives = open_drives(&config, true)?;
@@ -184,28 +183,30 @@ fn measure(plan: &Plan, files: &Files, meter: &Meter) -> Result<Vec<Figure>, Fai
         let engine = engine.ok_or_else(|| Failure::new("internal", "no drive was opened"))?;
         warm(plan, &engine)?;
         configs.push(config);
-        engines.push(Subject { what: engine, gpu: drives.gpus.first().cloned() });
+        engines.push(Subject { engine, gpu: drives.gpus.first().cloned() });
         opened.push(drives);
     }
     let mut figures = engine_figures(plan, &mut ceiling, &engines, meter)?;
     drop(engines);
+    if !plan.has_objects() {
+        return Ok(figures);
+    }
     let mut stores = Vec::new();
     for (config, drives) in configs.iter().zip(opened) {
         let options = gcos::FormatOptions { force: true, ..config.format_options(true) };
         gcos::store::format(&drives.engines, &options)?;
-        let gpu = drives.gpus.first().cloned();
         let store = Store::open(drives.engines, config.open_options())?;
         objects::touch(&store)?;
-        stores.push(Subject { what: store, gpu });
+        stores.push(store);
     }
     figures.extend(object_figures(plan, &mut ceiling, &stores, meter)?);
-    stores.into_iter().try_for_each(|store| store.what.close())?;
+    stores.into_iter().try_for_each(Store::close)?;
     Ok(figures)
 }
 
-/// An engine or a store that is measured.
-struct Subject<T> {
-    what: T,
+/// An engine that is measured.
+struct Subject {
+    engine: Arc<dyn Engine>,
     /// The GPU whose memory the data is in, where it is not in the host's.
     gpu: Option<Arc<DeviceMemory>>,
 }
@@ -216,15 +217,11 @@ enum Memory {
     Gpu(Lanes),
 }
 
-impl<T> Subject<T> {
-    fn memory(
-        &self,
-        load: Load,
-        host: impl FnOnce(&T) -> Result<Vec<DmaBuffer>, Failure>,
-    ) -> Result<Memory, Failure> {
+impl Subject {
+    fn memory(&self, load: Load) -> Result<Memory, Failure> {
         match &self.gpu {
             Some(gpu) => Lanes::new(gpu, load).map(Memory::Gpu),
-            None => host(&self.what).map(Memory::Host),
+            None => engine::buffers(self.engine.dma(), load).map(Memory::Host),
         }
     }
 }
@@ -280,16 +277,15 @@ const OBJECT_OPERATIONS: [(Direction, &str); 3] = [
 fn engine_figures(
     plan: &Plan,
     ceiling: &mut Option<Ceiling>,
-    engines: &[Subject<Arc<dyn Engine>>],
+    engines: &[Subject],
     meter: &Meter,
 ) -> Result<Vec<Figure>, Failure> {
     let mut all = Vec::new();
     for &load in &plan.loads {
-        let memory = |subject: &Subject<Arc<dyn Engine>>| {
-            subject.memory(load, |engine| engine::buffers(engine.dma(), load))
-        };
-        let memories = engines.iter().map(memory).collect::<Result<Vec<_>, _>>()?;
-        let subjects: Vec<_> = engines.iter().map(|subject| &subject.what).zip(&memories).collect();
+        let memories = engines.iter().map(|subject| subject.memory(load));
+        let memories = memories.collect::<Result<Vec<_>, _>>()?;
+        let subjects: Vec<_> =
+            engines.iter().map(|subject| &subject.engine).zip(&memories).collect();
         ceiling.as_mut().map_or(Ok(()), |ceiling| ceiling.prepare(load))?;
         for (direction, name) in ENGINE_OPERATIONS {
             let subject = |index: usize, time| match subjects.get(index) {
@@ -297,7 +293,7 @@ fn engine_figures(
                     engine::run(engine, buffers, load, direction, plan.span, time)
                 }
                 Some((engine, Memory::Gpu(lanes))) => {
-                    lanes.requests(engine, load, direction, plan.span, time)
+                    lanes.run(engine, load, direction, plan.span, time)
                 }
                 None => Ok(Moved::default()),
             };
@@ -311,29 +307,25 @@ fn engine_figures(
 fn object_figures(
     plan: &Plan,
     ceiling: &mut Option<Ceiling>,
-    stores: &[Subject<Store>],
+    stores: &[Store],
     meter: &Meter,
 ) -> Result<Vec<Figure>, Failure> {
     let mut all = Vec::new();
     for &load in &plan.loads {
-        let memory =
-            |subject: &Subject<Store>| subject.memory(load, |store| objects::buffers(store, load));
-        let memories = stores.iter().map(memory).collect::<Result<Vec<_>, _>>()?;
-        let subjects: Vec<_> = stores.iter().map(|subject| &subject.what).zip(&memories).collect();
+        let buffers = stores.iter().map(|store| objects::buffers(store, load));
+        let buffers = buffers.collect::<Result<Vec<_>, _>>()?;
+        let subjects: Vec<_> = stores.iter().zip(&buffers).collect();
         ceiling.as_mut().map_or(Ok(()), |ceiling| ceiling.prepare(load))?;
         for (direction, name) in OBJECT_OPERATIONS {
             let subject = |index: usize, time| match subjects.get(index) {
-                Some((store, Memory::Host(buffers))) => {
-                    objects::run(store, buffers, load, direction, time)
-                }
-                Some((store, Memory::Gpu(lanes))) => lanes.objects(store, load, direction, time),
+                Some((store, buffers)) => objects::run(store, buffers, load, direction, time),
                 None => Ok(Moved::default()),
             };
             all.extend(figures(plan, [OBJECT, name], load, direction, ceiling, subject)?);
             meter.add(1);
         }
         for store in stores {
-            objects::clean(&store.what, load)?;
+            objects::clean(store, load)?;
         }
     }
     Ok(all)

@@ -112,7 +112,6 @@ fn segments(buffer: &DmaBuffer, load: Load) -> Result<Vec<DmaSlice>, Failure> {
     Ok(slices.collect::<Result<_, _>>()?)
 }
 
-/// What the objects of a load are called.
-pub(super) fn key(load: Load, thread: usize, slot: usize) -> String {
+fn key(load: Load, thread: usize, slot: usize) -> String {
     format!("bench/{}/{thread}/{slot}", load.size)
 }

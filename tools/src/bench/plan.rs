@@ -132,6 +132,14 @@ impl Plan {
         Ok(Self { targets, capacity, loads, left_out, seconds: args.seconds, span })
     }
 
+    /// Whether objects are measured, too: not where a target has none, or its data is not the host's.
+    pub(super) fn has_objects(&self) -> bool {
+        let without = |target: &Target| {
+            matches!(target, Target::Noop | Target::File(Way::Kernel(KernelWay::CuFile), _))
+        };
+        !self.targets.iter().any(without)
+    }
+
     /// The configuration of a pool on a target; `None` for the no-op engine.
     pub(super) fn config(&self, target: &Target) -> Result<Option<Config>, Failure> {
         let (path, force) = match target {
