@@ -4,7 +4,7 @@
 
 FOLDER lies on the file system to be measured (about 7 GiB are needed). Needs gcos, torch with CUDA, lmcache 0.5.6,
 and what the modules used here import: PyYAML, aiofile, caio, aiohttp (aiohappyeyeballs, aiosignal, attrs,
-frozenlist, idna, multidict, propcache, yarl), cachetools, cuda-core (cuda-bindings, cuda-pathfinder), msgspec,
+frozenlist, idna, multidict, propcache, yarl), cachetools, cryptography (cffi), cuda-core (cuda-bindings, cuda-pathfinder), msgspec,
 numba (llvmlite), numpy, nvtx, opentelemetry-api, -sdk, -proto, -semantic-conventions, -exporter-prometheus,
 -exporter-otlp with its parts, prometheus_client, psutil, py-cpuinfo, pyzmq, requests (certifi,
 charset-normalizer, urllib3), sortedcontainers, transformers (huggingface_hub, filelock, regex, tqdm); for
@@ -30,7 +30,7 @@ import sys
 import time
 from pathlib import Path
 
-from lmcache_backends import MIB, POINTS, Clock, Rig, drop_caches, fio
+from lmcache_backends import MIB, POINTS, WAIT_S, Clock, Rig, drop_caches, fio
 
 KINDS = ["GCOS, device", "GCOS, host", "GdsBackend, POSIX", "GdsBackend, cuFile"]
 DEVICE = "cuda:0"
@@ -78,7 +78,11 @@ class GpuRig(Rig):
         if self.name.startswith("GCOS"):
             super().remove(numbers)
         else:
-            # GdsBackend removes nothing.
+            # GdsBackend removes nothing. It writes metadata after a put has ended.
+            deadline = time.monotonic() + WAIT_S
+            while self.backend.save_metadata_tasks:
+                assert time.monotonic() < deadline, "metadata is still being written"
+                time.sleep(0.01)
             with self.backend.hot_lock:
                 self.backend.hot_cache.clear()
                 self.backend.metadata_dirs.clear()
@@ -148,6 +152,9 @@ def main() -> None:
     parser.add_argument("--kinds", nargs="*", default=KINDS)
     given = parser.parse_args()
     import torch
+
+    # What is missing of its packages is said here, and not as a failure of the first backend.
+    import lmcache.v1.storage_backend.local_cpu_backend  # noqa: F401
 
     given.folder.mkdir(parents=True, exist_ok=True)
     result: dict = {"gpu": torch.cuda.get_device_name(0), "torch": torch.__version__, "table": []}
