@@ -186,6 +186,25 @@ def test_callbacks_come_once_per_key_and_their_exceptions_stay_where_they_are(tm
             obj.ref_count_down()
 
 
+def test_a_put_that_is_under_way_is_not_begun_again(tmp_path):
+    with Engine(config(tmp_path)) as engine:
+        keys = keys_of(engine)[:4]
+        objs = [engine.manager.allocate(engine.data.get_shapes(CHUNK), engine.data.get_dtypes()) for _ in keys]
+        held = engine.backend._putting
+        held.update(engine.backend._name(key) for key in keys[:2])
+        assert engine.backend.exists_in_put_tasks(keys[0]) and not engine.backend.exists_in_put_tasks(keys[2])
+        (future,) = engine.backend.batched_submit_put_task(keys, objs)
+        future.result(timeout=20)
+        assert engine.backend.counters["puts_under_way_already"] == 2
+        assert engine.backend.counters["puts"] == 2
+        assert engine.backend.batched_contains(keys[2:]) == 2
+        assert not engine.backend.contains(keys[0])
+        held.clear()
+        for obj in objs:
+            assert obj.get_ref_count() == 1
+            obj.ref_count_down()
+
+
 def test_gets_without_blocking_give_the_leading_objects_and_end_the_pins_of_their_lookup(tmp_path):
     with Engine(config(tmp_path)) as engine:
         engine.store(TOKENS)

@@ -31,6 +31,8 @@ OnComplete = Optional[Callable[[CacheEngineKey], None]]
 #: Most seconds that a get waits for memory that others give back.
 _ALLOCATE_S = 5.0
 _ALLOCATE_STEP_S = 0.005
+#: Seconds after which usage is reported while puts go on.
+_REPORT_S = 0.25
 
 
 class GcosBackend(StoragePluginInterface):
@@ -64,6 +66,7 @@ class GcosBackend(StoragePluginInterface):
         self._closing = False
         self._closed = False
         self._putting: set[bytes] = set()
+        self._reported = 0.0
         self._store: Optional[gcos.Store] = None
         self._device: Optional[DeviceArena] = None
         self._metrics: Any = None
@@ -231,9 +234,13 @@ class GcosBackend(StoragePluginInterface):
             return None
         name = layout.key(key.to_string())
         if name is None:
-            self.counters["keys_too_long"] += 1
+            self._count("keys_too_long")
             self._once("long", "the key %s is too long for GCOS; such objects are not stored", key.to_string())
         return name
+
+    def _count(self, what: str, more: int = 1) -> None:
+        with self._lock:
+            self.counters[what] += more
 
     def _once(self, what: str, message: str, *args: Any) -> None:
         """A warning that is said once."""
@@ -378,10 +385,11 @@ class GcosBackend(StoragePluginInterface):
             if name is None or not self._is_ours(key, obj):
                 continue
             with self._lock:
-                if name in self._putting:
-                    self.counters["puts_under_way_already"] += 1
-                    continue
+                under_way = name in self._putting
                 self._putting.add(name)
+            if under_way:
+                self._count("puts_under_way_already")
+                continue
             obj.ref_count_up()
             items.append((name, key, obj))
         return items
@@ -394,7 +402,7 @@ class GcosBackend(StoragePluginInterface):
         dtypes = meta.dtypes if meta.dtypes else [meta.dtype]
         if layout is not None and layout.matches(meta.fmt.name, shapes, dtypes):
             return layout.tokens(obj.get_size()) is not None
-        self.counters["other_layouts"] += 1
+        self._count("other_layouts")
         self._once(
             "layout",
             "an object of the layout %s %s %s is not stored: this engine's is %s",
@@ -438,17 +446,24 @@ class GcosBackend(StoragePluginInterface):
                     full = isinstance(result, gcos.Full)
                     self._failed("puts_dropped_full" if full else "puts_failed", "put", result)
                     continue
-                self.counters["puts" if result else "puts_kept"] += 1
+                self._count("puts" if result else "puts_kept")
                 if result:
                     self._announcer.admitted(key)
                 _call(callback, key)
             if not self._closing:
-                self._announcer.usage(self._store)
+                self._report_usage()
         except Exception as error:
             logger.warning("After a put: %s", error)
         finally:
             self._end()
             done.set_result(None)
+
+    def _report_usage(self) -> None:
+        """Reports usage, when the last put has ended, or now and then."""
+        now = time.monotonic()
+        if not self._putting or now - self._reported > _REPORT_S:
+            self._reported = now
+            self._announcer.usage(self._store)
 
     def _release_puts(self, items: list) -> None:
         with self._lock:
@@ -457,7 +472,7 @@ class GcosBackend(StoragePluginInterface):
             obj.ref_count_down()
 
     def _failed(self, counter: str, operation: str, error: BaseException, count: int = 1) -> None:
-        self.counters[counter] += count
+        self._count(counter, count)
         kind = type(error).__name__
         self._once(f"{operation} {kind}", "GCOS: a %s failed (said once for each kind): %s: %s", operation, kind, error)
 
@@ -515,8 +530,9 @@ class GcosBackend(StoragePluginInterface):
         if layered and len(objs) < len(keys):
             for obj in objs:
                 obj.ref_count_down()
-            self.counters["layers_missing"] += 1
-            raise LookupError(f"{len(keys) - len(objs)} of {len(keys)} objects of a layer are not in the GCOS pool any more")
+            self._count("layers_missing")
+            missing = len(keys) - len(objs)
+            raise LookupError(f"{missing} of {len(keys)} objects of a layer are not in the GCOS pool any more")
         return objs
 
     async def _read_leading(self, keys: list[CacheEngineKey], layered: bool) -> list[MemoryObj]:
@@ -578,7 +594,7 @@ class GcosBackend(StoragePluginInterface):
             self._end()
             return None
         reading.add_done_callback(ended)
-        self.counters["layers_read_ahead"] += 1
+        self._count("layers_read_ahead")
         return ready
 
     def _release_ahead(self, ready: Future) -> None:
@@ -588,7 +604,7 @@ class GcosBackend(StoragePluginInterface):
             for obj in ended.result():
                 obj.ref_count_down()
 
-        self.counters["layers_read_in_vain"] += 1
+        self._count("layers_read_in_vain")
         ready.add_done_callback(release)
 
     def _wanted(self, keys: Sequence[CacheEngineKey], gaps: bool) -> list[tuple[int, bytes, Layout, int]]:
@@ -601,7 +617,7 @@ class GcosBackend(StoragePluginInterface):
             if name is not None and layout is not None and tokens is not None:
                 wanted.append((place, name, layout, tokens))
                 continue
-            self.counters["misses"] += 1
+            self._count("misses")
             if not gaps:
                 break
         return wanted
@@ -620,7 +636,7 @@ class GcosBackend(StoragePluginInterface):
                 obj = self._allocate_one(shape, evict)
             if obj is None:
                 if evict and wait:
-                    self.counters["no_memory"] += 1
+                    self._count("no_memory")
                     self._once("memory", "LMCache has no memory for a get of %d bytes", layout.token_bytes * tokens)
                 break
             objs.append(obj)
@@ -663,13 +679,13 @@ class GcosBackend(StoragePluginInterface):
 
     def _arrived(self, obj: MemoryObj, result: Any) -> Optional[MemoryObj]:
         if result is True:
-            self.counters["gets"] += 1
+            self._count("gets")
             return obj
         obj.ref_count_down()
         if isinstance(result, BaseException):
             self._failed("gets_failed", "get", result)
         else:
-            self.counters["misses"] += 1
+            self._count("misses")
         return None
 
     def get_allocator_backend(self) -> AllocatorBackendInterface:

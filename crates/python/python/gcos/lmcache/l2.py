@@ -98,7 +98,7 @@ class GcosL2Adapter(L2AdapterInterface):
         if desc is None:
             return
         if desc.align_bytes % PAGE:
-            logger.warning("L1 aligns its memory to %d bytes, so GCOS copies: set l1_align_bytes to 4096", desc.align_bytes)
+            logger.warning("L1 aligns its memory to %d bytes, so GCOS copies: set --l1-align-bytes to 4096", desc.align_bytes)
         try:
             self._registrations.add(desc.ptr, desc.stable_registration_size or desc.size, None)
         except gcos.GcosError as error:
