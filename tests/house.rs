@@ -58,7 +58,7 @@ const EDGES: &[Edges] = &[
         ],
         dev: &[],
     },
-    Edges { from: "gcos-capi", normal: &["gcos"], dev: &[] },
+    Edges { from: "gcos-capi", normal: &["gcos"], dev: &["gcos-cuda"] },
     Edges { from: "gcos-python", normal: &["gcos"], dev: &[] },
     Edges { from: "gcos-tools", normal: &["gcos"], dev: &[] },
     // Test suites: programs, nothing depends on them.

@@ -95,6 +95,14 @@ fn own() -> Option<&'static Registry> {
     }
 }
 
+/// Gives C a pool that Rust has opened: a handle, to be closed with `gcos_close`.
+///
+/// # Errors
+/// None that is expected.
+pub fn hand_over(access: Access) -> Result<*mut gcos_store, Status> {
+    add(access).map_err(|failure| failure.status)
+}
+
 /// Gives an open pool a number.
 pub(crate) fn add(access: Access) -> Result<*mut gcos_store, Failure> {
     let handle = Handle {

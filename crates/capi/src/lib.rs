@@ -29,6 +29,7 @@ pub use batch::*;
 pub use call::{gcos_last_error, gcos_status_name, gcos_version};
 pub use device::*;
 pub use file::*;
+pub use handle::hand_over;
 pub use log::*;
 pub use lookup::*;
 pub use memory::*;

@@ -68,7 +68,8 @@ fn compile(source: &Path, link: Link) -> PathBuf {
     match link {
         Link::Static => {
             command.arg(PREFIX.join("lib/libgcos.a"));
-            command.args(["-lgcc_s", "-lutil", "-lrt", "-lpthread", "-lm", "-ldl"]);
+            // With the GPU that tests play, which is C++ and in no library that is installed.
+            command.args(["-lstdc++", "-lgcc_s", "-lutil", "-lrt", "-lpthread", "-lm", "-ldl"]);
         }
         _ => {
             let lib = PREFIX.join("lib");
