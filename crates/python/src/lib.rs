@@ -37,6 +37,7 @@ fn _gcos(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<store::Store>()?;
     module.add_function(wrap_pyfunction!(error::statuses, module)?)?;
     module.add_function(wrap_pyfunction!(handle::close_all, module)?)?;
+    module.add_function(wrap_pyfunction!(store::play_gpu, module)?)?;
     module.add_function(wrap_pyfunction!(log::set_log_level, module)?)?;
     Ok(())
 }

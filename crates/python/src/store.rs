@@ -3,8 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+#[cfg(feature = "played")]
+use gcos::cuda::{Gpu, PlayedOptions};
 use gcos::metrics::MetricsServer as Server;
 use gcos::{Access, Durability, IfExists, PutOptions, Sink, StoreError};
+#[cfg(feature = "played")]
+use parking_lot::Mutex;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyTuple};
@@ -40,6 +44,35 @@ impl Drop for Store {
         if Python::try_attach(|py| py.detach(|| abandon(handle))).is_none() {
             abandon(handle);
         }
+    }
+}
+
+/// Lets the store have a GPU with this number that host threads play, if the module was built for it. For tests.
+#[pyfunction]
+pub(crate) fn play_gpu(
+    store: &Store,
+    #[pyo3(from_py_with = numbers::device)] device: usize,
+) -> PyResult<()> {
+    let access = store.handle.access()?;
+    #[cfg(feature = "played")]
+    {
+        static PLAYED: Mutex<Vec<Arc<Gpu>>> = Mutex::new(Vec::new());
+        let mut played = PLAYED.lock();
+        let known = played.iter().find(|gpu| gpu.ordinal() == device).cloned();
+        let gpu = known.unwrap_or_else(|| {
+            let options = PlayedOptions { ordinal: device, ..PlayedOptions::default() };
+            let gpu = Gpu::played_with(options);
+            played.push(Arc::clone(&gpu));
+            gpu
+        });
+        access.add_gpu(gpu);
+        Ok(())
+    }
+    #[cfg(not(feature = "played"))]
+    {
+        let _ = (access, device);
+        let message = "this module was built without the feature `played`";
+        Err(Failure::new(gcos::Status::Unsupported, message).into())
     }
 }
 

@@ -24,6 +24,7 @@ __all__ = [
     "Store",
     "__version__",
     "close_all",
+    "play_gpu",
     "set_log_level",
     "statuses",
 ]
@@ -54,6 +55,7 @@ __version__: str
 
 def statuses() -> list[tuple[int, str]]: ...
 def close_all(timeout: float) -> int: ...
+def play_gpu(store: Store, device: int) -> None: ...
 def set_log_level(level: _LogLevel) -> None: ...
 @final
 class Config:
