@@ -2,7 +2,7 @@
 
     python crates/python/bench/lmcache_backends.py FOLDER [--json FILE]
 
-FOLDER lies on the file system to be measured (about 7 GiB are needed). Every backend runs in a process of its
+FOLDER lies on the file system to be measured (about 8 GiB are needed). Every backend runs in a process of its
 own: objects of one size are put (`batched_submit_put_task`) and got (`batched_get_blocking`). Gets are calls of as
 many objects as are to be in flight; puts are calls of half as many, two under way, as LMCache's store returns
 before its objects are stored. All go past the page cache. GCOS acknowledges what is durable and verifies
@@ -34,7 +34,8 @@ POINTS = [(32 * MIB, 1, 32), (32 * MIB, 8, 48), (MIB, 1, 768), (MIB, 8, 1024)]
 BACKENDS = ["GCOS", "GCOS, relaxed", "LocalDiskBackend", "RustRawBlockBackend"]
 RESTART_OBJECTS = 10_000
 RESTART_BYTES = 64 << 10
-POOL_GIB = 3
+POOL_GIB = 2
+WARM_GIB = 0.25
 WAIT_S = 120
 
 
@@ -69,17 +70,18 @@ class Rig:
         self.open_s = time.perf_counter() - begin
 
     def _settings(self, folder: Path) -> tuple[dict, dict]:
+        gib = WARM_GIB if folder.name == "warm" else POOL_GIB
         if self.name.startswith("GCOS"):
             durability = "relaxed" if self.name.endswith("relaxed") else "sync"
             path = str(folder / "pool.gcos")
-            return {"gcos_path": path, "gcos_capacity_gb": POOL_GIB, "gcos_durability": durability}, {}
+            return {"gcos_path": path, "gcos_capacity_gb": gib, "gcos_durability": durability}, {}
         if self.name == "LocalDiskBackend":
             (folder / "disk").mkdir(exist_ok=True)
             extra = {"use_odirect": True, "disk_io_threads": 8}
-            return extra, {"local_disk": str(folder / "disk"), "max_local_disk_size": float(POOL_GIB)}
+            return extra, {"local_disk": str(folder / "disk"), "max_local_disk_size": float(gib)}
         return {
             "rust_raw_block.device_path": str(folder / "raw.img"),
-            "rust_raw_block.capacity_bytes": POOL_GIB << 30,
+            "rust_raw_block.capacity_bytes": int(gib * (1 << 30)),
             "rust_raw_block.use_odirect": True,
             "rust_raw_block.io_engine": "io_uring",
         }, {}
@@ -311,12 +313,14 @@ def have_raw_block() -> bool:
 def everything(folder: Path, turns: int, backends: list[str], with_restart: bool) -> dict:
     rows: dict[str, dict[str, list[dict]]] = {}
     ceilings: dict[str, dict[str, list[float]]] = {}
-    for name in backends:
-        (folder / name / "warm").mkdir(parents=True, exist_ok=True)
+    # Both durabilities of GCOS use one file.
+    places = {name: folder / name.split(",")[0] for name in backends}
+    for place in places.values():
+        (place / "warm").mkdir(parents=True, exist_ok=True)
     if "RustRawBlockBackend" in backends:
         for place in (folder / "RustRawBlockBackend", folder / "RustRawBlockBackend/warm"):
             with open(place / "raw.img", "wb") as file:
-                os.posix_fallocate(file.fileno(), 0, POOL_GIB << 30)
+                os.posix_fallocate(file.fileno(), 0, int((WARM_GIB if place.name == "warm" else POOL_GIB) * (1 << 30)))
     for turn in range(turns):
         for index, (size, depth, _) in enumerate(POINTS):
             at = f"{size // MIB} MiB x{depth}"
@@ -325,7 +329,7 @@ def everything(folder: Path, turns: int, backends: list[str], with_restart: bool
             ceiling["get"].append(fio(folder, size, depth, False))
             ceiling["sync"].append(fio(folder, size, depth, True, sync=True))
             for name in backends:
-                ran = child([str(folder / name), "--one", name, "--point", str(index), *(["--first"] * (turn == 0))])
+                ran = child([str(places[name]), "--one", name, "--point", str(index), *(["--first"] * (turn == 0))])
                 rows.setdefault(at, {}).setdefault(name, []).append(ran)
                 print(f"{at} {name}: {ran['put_gb_s']:.2f} {ran['get_gb_s']:.2f} GB/s", file=sys.stderr)
     (folder / "fio").unlink(missing_ok=True)
@@ -352,13 +356,12 @@ def everything(folder: Path, turns: int, backends: list[str], with_restart: bool
         for name in backends:
             if name == "GCOS, relaxed":
                 continue
-            for file in (folder / name).glob("*.gcos"):
-                file.unlink()
-            filled = child([str(folder / name), "--one", name, "--phase", "fill"])
-            result["restart"][name] = {**filled, **child([str(folder / name), "--one", name, "--phase", "restart"])}
+            place = str(places[name])
+            filled = child([place, "--one", name, "--phase", "fill"])
+            result["restart"][name] = {**filled, **child([place, "--one", name, "--phase", "restart"])}
             print(f"restart {name}: {result['restart'][name]}", file=sys.stderr)
-    for name in backends:
-        shutil.rmtree(folder / name)
+    for place in set(places.values()):
+        shutil.rmtree(place)
     return result
 
 

@@ -2,7 +2,7 @@
 
     python crates/python/bench/lmcache_gpu.py FOLDER [--json FILE] [--kinds KIND ...]
 
-FOLDER lies on the file system to be measured (about 7 GiB are needed). Needs gcos, torch with CUDA, lmcache 0.5.6,
+FOLDER lies on the file system to be measured (about 5 GiB are needed). Needs gcos, torch with CUDA, lmcache 0.5.6,
 and what the modules used here import: PyYAML, aiofile, caio, aiohttp (aiohappyeyeballs, aiosignal, attrs,
 frozenlist, idna, multidict, propcache, yarl), cachetools, cryptography (cffi), cuda-core (cuda-bindings, cuda-pathfinder), msgspec,
 numba (llvmlite), numpy, nvtx, opentelemetry-api, -sdk, -proto, -semantic-conventions, -exporter-prometheus,
@@ -41,7 +41,7 @@ class GpuRig(Rig):
 
     def _settings(self, folder: Path) -> tuple[dict, dict]:
         if self.name.startswith("GCOS"):
-            extra = {"gcos_path": str(folder / "pool.gcos"), "gcos_capacity_gb": 3, "prefetch_size": 0}
+            extra = {"gcos_path": str(folder / "pool.gcos"), "gcos_capacity_gb": 2, "prefetch_size": 0}
             if self.name == "GCOS, device":
                 extra["gcos_device_buffer_mib"] = 1024
             return extra, {}

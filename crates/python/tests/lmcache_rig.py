@@ -27,7 +27,7 @@ def metadata(worker: int = 0, of: int = 1, shape: tuple = SHAPE, role: Any = Non
     return LMCacheMetadata("org/model", of, of, worker, worker, torch.bfloat16, shape, role=role, chunk_size=CHUNK)
 
 
-def config(path: Any, gib: float = 0.125, extra: dict | None = None, **more: Any) -> LMCacheEngineConfig:
+def config(path: Any, gib: float = 0.0625, extra: dict | None = None, **more: Any) -> LMCacheEngineConfig:
     given = {
         "storage_plugin.gcos.module_path": "gcos.lmcache",
         "storage_plugin.gcos.class_name": "GcosBackend",

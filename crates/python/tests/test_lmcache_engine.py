@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import multiprocessing
+import shutil
 import threading
 
 import pytest
@@ -19,6 +20,13 @@ import lmcache_rig as rig  # noqa: E402
 from lmcache_rig import CHUNK, Engine, Lines, config, metadata  # noqa: E402
 
 TOKENS = list(range(10 * CHUNK + 5))
+
+
+@pytest.fixture(autouse=True)
+def leaves_nothing(tmp_path):
+    """Pools take their whole size on the disk."""
+    yield
+    shutil.rmtree(tmp_path, ignore_errors=True)
 
 
 def on_loop(engine: Engine, coroutine):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -36,6 +37,13 @@ SHAPE = torch.Size([2, 4, 16, 256])
 LAYOUT = MemoryLayoutDesc([SHAPE], [torch.bfloat16])
 
 
+@pytest.fixture(autouse=True)
+def leaves_nothing(tmp_path):
+    """Pools take their whole size on the disk."""
+    yield
+    shutil.rmtree(tmp_path, ignore_errors=True)
+
+
 def key(number: int, salt: str = "", model: str = "org/model") -> ObjectKey:
     return ObjectKey(number.to_bytes(32, "big"), model, 0x01000100, 0, salt)
 
@@ -43,7 +51,7 @@ def key(number: int, salt: str = "", model: str = "org/model") -> ObjectKey:
 class Direct:
     """The adapter, called as the controllers call it."""
 
-    def __init__(self, folder, gib: float = 0.125, **more) -> None:
+    def __init__(self, folder, gib: float = 0.0625, **more) -> None:
         self.adapter = GcosL2Adapter({"gcos_path": str(folder), "gcos_capacity_gb": gib, **more})
         self.memory = HostMemoryAllocator(16 << 20)
 
@@ -212,7 +220,7 @@ class Manager:
             {
                 "module_path": "gcos.lmcache",
                 "class_name": "GcosL2Adapter",
-                "adapter_params": {"gcos_path": str(folder), "gcos_capacity_gb": 0.125},
+                "adapter_params": {"gcos_path": str(folder), "gcos_capacity_gb": 0.0625},
             }
         )
         memory = L1MemoryManagerConfig(size_in_bytes=16 << 20, use_lazy=False, shm_name="")
@@ -278,7 +286,7 @@ def test_the_server_starts_with_it_and_ends_in_order(tmp_path):
         "type": "plugin",
         "module_path": "gcos.lmcache",
         "class_name": "GcosL2Adapter",
-        "adapter_params": {"gcos_path": str(tmp_path), "gcos_capacity_gb": 0.125},
+        "adapter_params": {"gcos_path": str(tmp_path), "gcos_capacity_gb": 0.0625},
     }
     with Direct(tmp_path) as direct:
         direct.store([key(1), key(2)])
