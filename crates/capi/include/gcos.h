@@ -562,8 +562,9 @@ gcos_status gcos_checkpoint(gcos_store *store);
 
 /* Gives the log of the library, up to this level (GCOS_LOG_ERROR to GCOS_LOG_TRACE), to a
  * function, for the whole process and in the place of one before; level 0 and a null pointer
- * end it. When this returns, no call of the function before is under way. GCOS_BUSY when
- * another part of the process takes the log of all Rust libraries. */
+ * end it. When this returns, no call of the function before is under way; GCOS_TIMEOUT when one
+ * goes on for 10 seconds, and nothing is changed. GCOS_BUSY when another part of the process
+ * takes the log of all Rust libraries. */
 gcos_status gcos_set_log(int32_t level, gcos_log_callback callback, void *user);
 
 /* ---- Files and GPUs, beside the pool ---- */

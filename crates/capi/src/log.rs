@@ -5,6 +5,7 @@ use std::ffi::c_void;
 use std::fmt::{self, Write};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI32, Ordering};
+use std::time::Duration;
 
 use gcos::Status;
 use parking_lot::RwLock;
@@ -19,6 +20,8 @@ use crate::types::{
     gcos_log_callback, gcos_status,
 };
 
+/// How long the end of the function before is awaited.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// Highest level that is wanted; 0 is none.
 static LEVEL: AtomicI32 = AtomicI32::new(0);
 static SINK: RwLock<Option<LogSink>> = RwLock::new(None);
@@ -126,7 +129,7 @@ impl Visit for Line {
 
 /// Gives the log of the library, up to this level (GCOS_LOG_ERROR to GCOS_LOG_TRACE), to a function, for the whole
 /// process and in the place of one before; level 0 and a null pointer end it. When this returns, no call of the function
-/// before is under way. GCOS_BUSY when another part of the process takes the log of all Rust libraries.
+/// before is under way; GCOS_TIMEOUT when one goes on for 10 seconds, and nothing is changed. GCOS_BUSY when another part of the process takes the log of all Rust libraries.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn gcos_set_log(
     level: i32,
@@ -152,8 +155,12 @@ pub unsafe extern "C" fn gcos_set_log(
                 return Err(Failure::new(Status::Busy, message));
             }
         }
+        let Some(mut current) = SINK.try_write_for(PATIENCE) else {
+            let message = format!("the function before has not returned for {PATIENCE:?}");
+            return Err(Failure::new(Status::Timeout, message));
+        };
         LEVEL.store(level, Ordering::Relaxed);
-        *SINK.write() = sink;
+        *current = sink;
         Ok(())
     })
 }
