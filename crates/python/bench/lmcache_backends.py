@@ -310,6 +310,15 @@ def have_raw_block() -> bool:
     return True
 
 
+def make_raw_files(folder: Path, backends: list[str]) -> None:
+    """New files for the backend that wants one, empty: it reads no index of other objects then."""
+    if "RustRawBlockBackend" not in backends:
+        return
+    for place, gib in ((folder / "RustRawBlockBackend", POOL_GIB), (folder / "RustRawBlockBackend/warm", WARM_GIB)):
+        with open(place / "raw.img", "wb") as file:
+            os.posix_fallocate(file.fileno(), 0, int(gib * (1 << 30)))
+
+
 def everything(folder: Path, turns: int, backends: list[str], with_restart: bool) -> dict:
     rows: dict[str, dict[str, list[dict]]] = {}
     ceilings: dict[str, dict[str, list[float]]] = {}
@@ -317,10 +326,7 @@ def everything(folder: Path, turns: int, backends: list[str], with_restart: bool
     places = {name: folder / name.split(",")[0] for name in backends}
     for place in places.values():
         (place / "warm").mkdir(parents=True, exist_ok=True)
-    if "RustRawBlockBackend" in backends:
-        for place in (folder / "RustRawBlockBackend", folder / "RustRawBlockBackend/warm"):
-            with open(place / "raw.img", "wb") as file:
-                os.posix_fallocate(file.fileno(), 0, int((WARM_GIB if place.name == "warm" else POOL_GIB) * (1 << 30)))
+    make_raw_files(folder, backends)
     for turn in range(turns):
         for index, (size, depth, _) in enumerate(POINTS):
             at = f"{size // MIB} MiB x{depth}"
@@ -356,6 +362,9 @@ def everything(folder: Path, turns: int, backends: list[str], with_restart: bool
         for name in backends:
             if name == "GCOS, relaxed":
                 continue
+            for pool in places[name].glob("*.gcos"):
+                pool.unlink()
+            make_raw_files(folder, [name])
             place = str(places[name])
             filled = child([place, "--one", name, "--phase", "fill"])
             result["restart"][name] = {**filled, **child([place, "--one", name, "--phase", "restart"])}
