@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use parking_lot::Mutex;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyString};
 
@@ -54,11 +55,17 @@ pub(crate) fn prefix(object: Option<&Bound<'_, PyAny>>) -> PyResult<Vec<u8>> {
 
 /// Goes over keys and lengths of objects, in the order of keys. Objects that are stored or removed meanwhile may be
 /// among them or not.
-#[pyclass(module = "gcos", name = "KeyIterator")]
+#[pyclass(frozen, module = "gcos", name = "KeyIterator")]
 #[derive(Debug)]
 pub(crate) struct KeyIterator {
     handle: Arc<Handle>,
     prefix: Vec<u8>,
+    place: Mutex<Place>,
+}
+
+/// How far it has come.
+#[derive(Debug)]
+struct Place {
     page: VecDeque<(Vec<u8>, u32)>,
     last: Option<Vec<u8>>,
     over: bool,
@@ -67,26 +74,31 @@ pub(crate) struct KeyIterator {
 impl KeyIterator {
     /// Over keys behind `last`.
     pub(crate) fn new(handle: &Arc<Handle>, prefix: Vec<u8>, last: Option<Vec<u8>>) -> Self {
-        let handle = Arc::clone(handle);
-        Self { handle, prefix, page: VecDeque::new(), last, over: false }
+        let place = Place { page: VecDeque::new(), last, over: false };
+        Self { handle: Arc::clone(handle), prefix, place: Mutex::new(place) }
     }
 }
 
 #[pymethods]
 impl KeyIterator {
-    fn __iter__(slf: PyRef<'_, Self>) -> PyRef<'_, Self> {
+    fn __iter__(slf: Bound<'_, Self>) -> Bound<'_, Self> {
         slf
     }
 
-    fn __next__<'py>(&mut self, py: Python<'py>) -> PyResult<Option<(Bound<'py, PyBytes>, u32)>> {
-        if self.page.is_empty() && !self.over {
+    fn __next__<'py>(&self, py: Python<'py>) -> PyResult<Option<(Bound<'py, PyBytes>, u32)>> {
+        // Not waited for: who has it may be waiting for the interpreter.
+        let Some(mut place) = self.place.try_lock() else {
+            let message = "keys: another thread is in this iterator; expected one for each thread";
+            return Err(Failure::invalid(message).into());
+        };
+        if place.page.is_empty() && !place.over {
             let access = self.handle.access()?;
-            let (prefix, last) = (&self.prefix, self.last.as_deref());
+            let (prefix, last) = (&self.prefix, place.last.as_deref());
             let found = py.detach(|| access.store().list(prefix, last, PAGE));
-            self.over = found.len() < PAGE;
-            self.last = found.last().map(|(key, _)| key.clone());
-            self.page = found.into_iter().map(|(key, info)| (key, info.len)).collect();
+            place.over = found.len() < PAGE;
+            place.last = found.last().map(|(key, _)| key.clone());
+            place.page = found.into_iter().map(|(key, info)| (key, info.len)).collect();
         }
-        Ok(self.page.pop_front().map(|(key, len)| (PyBytes::new(py, &key), len)))
+        Ok(place.page.pop_front().map(|(key, len)| (PyBytes::new(py, &key), len)))
     }
 }

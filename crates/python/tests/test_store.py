@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from pathlib import Path
 
@@ -164,6 +165,32 @@ def test_keys_are_listed_in_order_by_prefix_and_behind_a_key(store: gcos.Store) 
     assert [name for name, _ in store.keys()] == [b"a", *names, b"c"]
     assert [name for name, _ in store.keys(b"b", after=names[197])] == names[198:]
     assert [name for name, _ in store.keys(after=b"b199")] == [b"c"]
+
+
+def test_an_iterator_is_for_one_thread_at_a_time(ram: gcos.Store) -> None:
+    ram.put_many([f"{i}" for i in range(2000)], [b"x"] * 2000)
+    seen: list[bytes] = []
+    refused: list[str] = []
+
+    def work(walk: gcos.KeyIterator) -> None:
+        while True:
+            try:
+                seen.append(next(walk)[0])
+            except gcos.InvalidArgument as error:
+                refused.append(str(error))
+            except StopIteration:
+                return
+
+    for _ in range(10):
+        seen.clear()
+        walk = ram.keys()
+        threads = [threading.Thread(target=work, args=(walk,)) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        assert len(seen) == len(set(seen)) == 2000
+    assert all("another thread" in one for one in refused)
 
 
 def test_information_of_an_object(ram: gcos.Store) -> None:
