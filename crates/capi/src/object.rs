@@ -70,20 +70,13 @@ pub unsafe extern "C" fn gcos_put(
     guard(|| {
         let handle = handle::find(store)?;
         // SAFETY: as the header asks of callers.
-        let (key, data, options, was_kept) = unsafe {
-            (
-                bytes("key", key, key_len)?,
-                bytes("data", data, len)?,
-                put_options(options)?,
-                Out::maybe("kept", kept)?,
-            )
-        };
-        let reached = [handle.slice(data.as_ptr() as usize, len)];
-        let outcome = match &reached {
-            [Some(slice)] => {
-                handle.access.put(key, Source::Segments(std::slice::from_ref(slice)), &options)
-            }
-            [None] => handle.access.put(key, data, &options),
+        let (key, options) = unsafe { (bytes("key", key, key_len)?, put_options(options)?) };
+        // SAFETY: as above.
+        let was_kept = unsafe { Out::maybe("kept", kept)? };
+        let outcome = match handle.slice(data as usize, len) {
+            Some(slice) => handle.access.put(key, Source::Segments(&[slice]), &options),
+            // SAFETY: as above.
+            None => handle.access.put(key, unsafe { bytes("data", data, len)? }, &options),
         }?;
         was_kept.put(self::kept(outcome));
         Ok(())
