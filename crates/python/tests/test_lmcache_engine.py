@@ -103,7 +103,8 @@ def test_a_layer_that_is_missing_is_a_miss_before_and_an_error_after_the_lookup(
         assert not engine.backend.contains(layers[0]), "the engine would trust in all layers"
         with pytest.raises(LookupError, match="1 of 1"):
             on_loop(engine, engine.backend.batched_get_non_blocking("x", [layers[2]]))
-        assert engine.lookup(TOKENS[:CHUNK]) == 0
+        assert engine.lookup(TOKENS[:CHUNK], lookup_id="x", pin=True) == 0
+        assert engine.backend._pins.held == 0, "nobody would give these pins back"
 
 
 def test_objects_of_another_layout_are_misses_and_are_not_stored(tmp_path):
@@ -123,7 +124,10 @@ def test_objects_of_another_layout_are_misses_and_are_not_stored(tmp_path):
             assert engine.backend.batched_submit_put_task(keys, objs) is None
             assert engine.backend.counters["other_layouts"] == 2
             assert len(lines.of("WARNING")) == 1
-        for obj in objs:
+            narrow = engine.manager.allocate(engine.data.get_shapes(CHUNK), engine.data.get_dtypes())
+            narrow.set_used_size(narrow.get_size() // 2)
+            assert engine.backend.batched_submit_put_task([keys[0]], [narrow]) is None
+        for obj in [*objs, narrow]:
             assert obj.get_ref_count() == 1
             obj.ref_count_down()
 

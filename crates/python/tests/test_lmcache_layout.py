@@ -67,12 +67,12 @@ def test_layouts_differ_by_type_format_layers_and_width():
 def test_only_objects_of_the_layout_match():
     layout = EngineLayouts(engine(), metadata()).current()
     good = ([torch.Size([2, 4, 9, 16])], [torch.bfloat16])
-    assert layout.matches("KV_2LTD", *good)
-    assert not layout.matches("KV_T2D", *good)
-    assert not layout.matches("KV_2LTD", good[0], [torch.float16])
-    assert not layout.matches("KV_2LTD", [torch.Size([2, 4, 9, 17])], good[1])
-    assert not layout.matches("KV_2LTD", [torch.Size([2, 4, 0, 16])], good[1])
-    assert not layout.matches("KV_2LTD", good[0] * 2, good[1] * 2)
+    assert layout.tokens_of("KV_2LTD", *good) == 9
+    assert layout.tokens_of("KV_T2D", *good) is None
+    assert layout.tokens_of("KV_2LTD", good[0], [torch.float16]) is None
+    assert layout.tokens_of("KV_2LTD", [torch.Size([2, 4, 9, 17])], good[1]) is None
+    assert layout.tokens_of("KV_2LTD", [torch.Size([2, 4, 0, 16])], good[1]) is None
+    assert layout.tokens_of("KV_2LTD", good[0] * 2, good[1] * 2) is None
 
 
 def test_groups_of_layers_that_are_registered_later_count():
@@ -86,8 +86,8 @@ def test_groups_of_layers_that_are_registered_later_count():
     assert after.text() == "KV_2LTD;bfloat16:2x3x*x16;uint8:2x1x*x8"
     assert after.token_bytes == 2 * 3 * 16 * 2 + 2 * 8
     assert after.tag != before.tag
-    assert after.matches("KV_2LTD", [[2, 3, 7, 16], [2, 1, 7, 8]], data.get_dtypes())
-    assert not after.matches("KV_2LTD", [[2, 3, 7, 16], [2, 1, 6, 8]], data.get_dtypes())
+    assert after.tokens_of("KV_2LTD", [[2, 3, 7, 16], [2, 1, 7, 8]], data.get_dtypes()) == 7
+    assert after.tokens_of("KV_2LTD", [[2, 3, 7, 16], [2, 1, 6, 8]], data.get_dtypes()) is None
 
 
 def test_a_key_that_is_too_long_is_not_stored_under_another():

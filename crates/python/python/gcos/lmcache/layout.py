@@ -108,22 +108,24 @@ class Layout:
         tokens, rest = divmod(length, self.token_bytes)
         return tokens if tokens and not rest else None
 
-    def matches(self, format_name: str, shapes: Sequence[Sequence[int]], dtypes: Sequence[object]) -> bool:
-        """Whether an object with these shapes has this layout, whatever its number of tokens."""
+    def tokens_of(
+        self, format_name: str, shapes: Sequence[Sequence[int]], dtypes: Sequence[object]
+    ) -> Optional[int]:
+        """How many tokens an object with these shapes has; ``None`` where its layout is another."""
         if format_name != self.format or len(shapes) != len(self.groups):
-            return False
+            return None
         tokens = None
         for (name, general), shape, dtype in zip(self.groups, shapes, dtypes):
             if len(general) != len(shape) or dtype_name(dtype) != name:
-                return False
+                return None
             for expected, found in zip(general, shape):
                 if expected == TOKENS:
                     if tokens not in (None, found):
-                        return False
+                        return None
                     tokens = found
                 elif expected != found:
-                    return False
-        return tokens is not None and tokens > 0
+                    return None
+        return tokens or None
 
     def key(self, text: str) -> Optional[bytes]:
         """The key in the store of LMCache's key ``text``; ``None`` where it is too long to be stored."""
