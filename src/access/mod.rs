@@ -101,13 +101,6 @@ impl Access {
         Ok(gpu)
     }
 
-    /// Lets [`Access::gpu`] find a GPU that is open already, instead of opening the one with its number.
-    pub fn use_gpu(&self, gpu: Arc<Gpu>) {
-        let mut gpus = self.gpus.lock();
-        gpus.retain(|other| other.ordinal() != gpu.ordinal());
-        gpus.push(gpu);
-    }
-
     /// Takes a GPU that is open already, under its number: a played one, in tests.
     pub fn add_gpu(&self, gpu: Arc<Gpu>) {
         let mut gpus = self.gpus.lock();

@@ -17,7 +17,7 @@ const LEN: usize = 300_000;
 fn open() -> (*mut gcos_store, Arc<Gpu>) {
     let access = Access::open(&Config::parse(CONFIG, "test").unwrap(), false).unwrap();
     let gpu = Gpu::played();
-    access.use_gpu(Arc::clone(&gpu));
+    access.add_gpu(Arc::clone(&gpu));
     (hand_over(access).unwrap(), gpu)
 }
 
