@@ -260,6 +260,9 @@ impl Stream {
     /// Copies `from` to `to`, which have the same length, in the order of the stream. Both are kept until it
     /// is done.
     ///
+    /// Where both lie in host memory, CUDA returns when that is done, and lets other threads wait with it: never
+    /// to be used behind a [`Gate`] whose opening takes work of the GPU.
+    ///
     /// # Errors
     /// [`GpuError::Invalid`] when lengths or GPUs differ, [`GpuError::Cuda`].
     pub fn copy<F: GpuRange, T: GpuRange>(&self, from: &F, to: &T) -> Result<(), GpuError> {
@@ -289,11 +292,16 @@ impl Stream {
                 self.keep_some(held);
             }
             #[cfg(feature = "played")]
-            StreamKind::Played(worker) => worker.submit(move || {
-                crate::played::copy(source, target, len);
-                drop(held);
-                Ok(())
-            }),
+            StreamKind::Played(worker) => {
+                let job = move || {
+                    crate::played::copy(source, target, len);
+                    drop(held);
+                    Ok(())
+                };
+                if let Kind::Played(played) = self.gpu().kind() {
+                    played.copy_in_stream(worker, (source, target), job);
+                }
+            }
         }
         Ok(())
     }

@@ -44,6 +44,8 @@ pub(crate) struct Played {
     options: PlayedOptions,
     used_bytes: Arc<AtomicU64>,
     default: Mutex<Option<Arc<Worker>>>,
+    /// Held while a copy is given to a stream.
+    copying: Mutex<()>,
     streams: Mutex<HashMap<u64, Weak<Worker>>>,
 }
 
@@ -55,6 +57,7 @@ impl Played {
             options,
             used_bytes: Arc::default(),
             default: Mutex::new(None),
+            copying: Mutex::new(()),
             streams: Mutex::default(),
         }
     }
@@ -87,6 +90,24 @@ impl Played {
         match &*default {
             Some(worker) => Ok(Arc::clone(worker)),
             None => Ok(Arc::clone(default.insert(Worker::start_default(ordinal)?))),
+        }
+    }
+
+    /// Gives a copy between two addresses to a stream. As CUDA does, it returns when that is done where both are
+    /// in host memory, and nobody else copies meanwhile.
+    pub(crate) fn copy_in_stream(
+        &self,
+        worker: &Worker,
+        (from, to): (u64, u64),
+        copy: impl FnOnce() -> Result<(), String> + Send + 'static,
+    ) {
+        let is_host =
+            |address| look_up(address).is_some_and(|found| found.kind == MemoryKind::Host);
+        let _copying = self.copying.lock();
+        worker.submit(copy);
+        if is_host(from) && is_host(to) {
+            // How it ended is told by the stream.
+            let _ = worker.mark().wait();
         }
     }
 

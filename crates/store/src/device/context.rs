@@ -7,7 +7,7 @@ use std::time::Duration;
 use gcos_engine::device::ops::Ops;
 use gcos_engine::device::{
     DeviceBuffer, DeviceEngine, DeviceMemory, DeviceSlice, Gpu, HostDriven, Kernels, MemoryOptions,
-    Pinned, Stream,
+    Pinned, Rung, Stream,
 };
 use gcos_layout::media::BLOCK_BYTES;
 use parking_lot::Mutex;
@@ -89,6 +89,11 @@ impl Direct {
     /// How blocks move between this GPU and a drive.
     pub(super) fn engine(&self, drive: u8) -> Option<&Arc<dyn DeviceEngine>> {
         self.engines.get(usize::from(drive))?.as_ref()
+    }
+
+    /// Whether memory that drives reach is the host's.
+    pub(super) fn is_in_host_memory(&self) -> bool {
+        self.memory.rung() == Rung::Staging
     }
 
     /// Memory that the GPU and the drives reach, whole pages.

@@ -32,12 +32,21 @@ pub(super) struct Flight {
     copies: Vec<OpTicket>,
     checksums: Option<ChecksumTicket>,
     sums: Vec<u32>,
-    headers: Option<Pinned>,
+    headers: Option<Headers>,
     /// The end of everything, in the caller's stream.
     landed: Option<Event>,
     lanes: Vec<Stream>,
     over: bool,
     _staging: Vec<DeviceBuffer>,
+}
+
+/// Where the host finds headers that were read.
+#[derive(Debug)]
+enum Headers {
+    /// In memory that they were copied to from the GPU's.
+    Copied(Pinned),
+    /// Where they came to lie: in host memory.
+    InPlace(DeviceSlice),
 }
 
 /// A transfer that failed: on which drive, and with what.
@@ -164,8 +173,14 @@ impl<'a> Launch<'a> {
         }
         let len = usize::try_from(plan.staging[HEADERS]).unwrap_or(usize::MAX);
         if let Some(headers) = self.memories.reached(HEADERS) {
-            let pinned = self.flight.headers.insert(self.device.pinned(len)?);
-            self.stream.copy(&headers.slice(0, len)?, &pinned.slice(0, len)?)?;
+            self.flight.headers = Some(if self.direct.is_in_host_memory() {
+                // CUDA would not copy them behind anybody's back: it would wait, for transfers that need CUDA.
+                Headers::InPlace(headers)
+            } else {
+                let pinned = self.device.pinned(len)?;
+                self.stream.copy(&headers.slice(0, len)?, &pinned.slice(0, len)?)?;
+                Headers::Copied(pinned)
+            });
         }
         self.checksums(plan)
     }
@@ -487,8 +502,10 @@ impl Flight {
     /// Bytes of a header that has arrived.
     pub(super) fn header(&self, at: u64, len: u32) -> Result<Vec<u8>, StoreError> {
         let mut bytes = vec![0; len as usize];
-        let headers = self.headers.as_ref().ok_or(StoreError::Closed)?;
-        headers.memory().read(to_usize(at), &mut bytes)?;
+        match self.headers.as_ref().ok_or(StoreError::Closed)? {
+            Headers::Copied(pinned) => pinned.memory().read(to_usize(at), &mut bytes)?,
+            Headers::InPlace(slice) => slice.dma().read(to_usize(at), &mut bytes)?,
+        }
         Ok(bytes)
     }
 }
@@ -508,7 +525,7 @@ impl Drop for Flight {
         if !self.over || self.broken.is_some() {
             return;
         }
-        if let Some(pinned) = self.headers.take() {
+        if let Some(Headers::Copied(pinned)) = self.headers.take() {
             self.device.give_pinned(pinned);
         }
         self.device.give_lanes(self.lanes.drain(..));
