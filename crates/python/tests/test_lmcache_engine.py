@@ -244,6 +244,42 @@ def test_gets_without_blocking_give_the_leading_objects_and_end_the_pins_of_thei
         assert backend.local_cpu_backend.memory_allocator.pin_allocator.num_active_allocations == 0
 
 
+class Scheduler:
+    """Hears what an asynchronous lookup has found."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, int] = {}
+
+    def send_response_to_scheduler(self, lookup_id: str, tokens: int) -> None:
+        self.found[lookup_id] = tokens
+
+
+@pytest.mark.parametrize("layers", [False, True], ids=["chunks", "layers"])
+def test_an_asynchronous_lookup_loads_what_it_has_found_and_holds_nothing_afterwards(tmp_path, layers):
+    tokens = TOKENS[: 10 * CHUNK]
+    with Engine(config(tmp_path, enable_async_loading=True, use_layerwise=layers)) as engine:
+        engine.store(tokens)
+        backend, scheduler = engine.backend, Scheduler()
+        engine.manager.async_lookup_server = scheduler
+        lost = keys_of(engine, tokens)[7]
+        for number, expected in ((1, 10), (2, 7)):
+            request = f"request {number}"
+            engine.engine.async_lookup_and_prefetch(request, tokens=tokens, pin=True)
+            rig.wait(lambda: request in scheduler.found)
+            assert scheduler.found[request] == expected * CHUNK
+            assert backend._pins.held == 0
+            if layers:
+                # LMCache does not retrieve layers of an asynchronous lookup.
+                engine.engine.cleanup_memory_objs(request)
+            else:
+                mask = engine.engine.retrieve(tokens=torch.tensor(tokens), req_id=request)
+                assert int(mask.sum()) == expected * CHUNK
+            assert backend.remove(lost.split_layers(4)[2] if layers else lost) == (number == 1)
+        assert engine.connector.mismatches == 0
+        assert backend.counters["layers_read_ahead"] == 0
+        assert backend.local_cpu_backend.memory_allocator.pin_allocator.num_active_allocations == 0
+
+
 def test_removal_keeps_what_is_pinned_unless_it_is_forced_and_clear_takes_all(tmp_path):
     with Engine(config(tmp_path)) as engine:
         engine.store(TOKENS)

@@ -523,7 +523,8 @@ class GcosBackend(StoragePluginInterface):
     ) -> list[MemoryObj]:
         """The leading objects that are there. Raises for layers that are not all there: the engine counts on
         them by then, and would take what is in its memory for them."""
-        layered = bool(keys) and hasattr(keys[0], "layer_id")
+        # An asynchronous lookup asks for all layers of its chunks, and copes with fewer.
+        layered = len({getattr(key, "layer_id", None) for key in keys} - {None}) == 1
         objs: list[MemoryObj] = []
         try:
             if self._begin():
