@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import multiprocessing
+import random
 import shutil
 import threading
+import time
 
 import pytest
 
@@ -440,6 +442,87 @@ def test_closing_with_puts_under_way_loses_none_of_them(tmp_path):
     with Engine(config(tmp_path)) as engine:
         assert engine.retrieve(TOKENS) == len(TOKENS)
         assert engine.connector.mismatches == 0
+
+
+def test_many_threads_at_once_see_right_bytes_or_misses_and_lose_no_memory(tmp_path):
+    with Engine(config(tmp_path, gib=0.03125)) as engine:
+        backend, problems = engine.backend, []
+        shapes, dtypes = engine.data.get_shapes(CHUNK), engine.data.get_dtypes()
+        key = lambda number: CacheEngineKey("org/model", 1, 0, number, torch.bfloat16)  # noqa: E731
+        contents = {number: rig.pattern(shapes[0], number) for number in range(700)}
+        ends = time.monotonic() + 4
+
+        def goes_on() -> bool:
+            now = time.monotonic()
+            return now < ends or (now < ends + 30 and not backend._store.stats().evicted)
+
+        def work(seed: int) -> None:
+            chance = random.Random(seed)
+            hits = 0
+            try:
+                while goes_on():
+                    numbers = chance.sample(range(700), 6)
+                    what = chance.random()
+                    if what < 0.5:
+                        objs = [engine.manager.allocate(shapes, dtypes, busy_loop=False) for _ in numbers]
+                        pairs = [(n, obj) for n, obj in zip(numbers, objs) if obj is not None]
+                        for number, obj in pairs:
+                            obj.tensor.copy_(contents[number])
+                        backend.batched_submit_put_task([key(n) for n, _ in pairs], [obj for _, obj in pairs])
+                        for _, obj in pairs:
+                            obj.ref_count_down()
+                    elif what < 0.9:
+                        for number, obj in zip(numbers, backend.batched_get_blocking([key(n) for n in numbers])):
+                            if obj is not None:
+                                hits += 1
+                                if not rig.same(obj.tensor, contents[number]):
+                                    problems.append(f"object {number} has other bytes")
+                                obj.ref_count_down()
+                    elif what < 0.95:
+                        backend.unpin(key(numbers[0])) if backend.pin(key(numbers[0])) else None
+                    else:
+                        backend.remove(key(numbers[0]), force=bool(numbers[1] % 2))
+                if not hits:
+                    problems.append("no hit at all")
+            except Exception as error:
+                problems.append(repr(error))
+
+        threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(timeout=60)
+        engine.settle()
+        assert problems == []
+        assert backend._store.stats().evicted > 0
+        assert backend._store.stats().pinned == 0
+        assert backend.local_cpu_backend.memory_allocator.pin_allocator.num_active_allocations == 0
+        assert engine.manager.memcheck()
+
+
+def test_gets_go_into_memory_of_the_store_where_there_is_some_and_it_comes_back(tmp_path):
+    from gcos.lmcache.memory import PAGE, DeviceArena
+
+    with Engine(config(tmp_path)) as engine:
+        engine.store(TOKENS)
+        # Memory of the host in the place of a GPU's: the way of an object is the same.
+        arena = engine.backend._device = DeviceArena(engine.backend._store.buffer(4 << 20))
+        found = engine.backend.batched_get_blocking(keys_of(engine))
+        base = arena.tensor.data_ptr()
+        for obj, start in zip(found, range(0, len(TOKENS), CHUNK)):
+            assert base <= obj.data_ptr < base + (4 << 20) and obj.data_ptr % PAGE == 0
+            assert obj.parent() is arena
+            assert rig.same(obj.tensor, rig.pattern(obj.tensor.shape, start))
+        assert engine.backend._store.stats().staged_bytes == 0
+        # What lies there can be put again.
+        for future in engine.backend.batched_submit_put_task(keys_of(engine, TOKENS[::-1])[:3], found[:3]):
+            future.result(timeout=20)
+        assert engine.backend.counters["puts"] == 14
+        for obj in found:
+            obj.ref_count_down()
+        assert engine.retrieve(TOKENS) == len(TOKENS)
+        assert engine.connector.mismatches == 0
+        assert arena.allocator.num_active_allocations == 0 and arena.memcheck()
 
 
 def test_metrics_are_served_where_they_are_asked_for(tmp_path):
