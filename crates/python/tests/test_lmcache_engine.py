@@ -525,6 +525,19 @@ def test_gets_go_into_memory_of_the_store_where_there_is_some_and_it_comes_back(
         assert arena.allocator.num_active_allocations == 0 and arena.memcheck()
 
 
+def test_the_backend_is_closed_and_made_anew_while_the_engine_runs(tmp_path):
+    with Engine(config(tmp_path)) as engine:
+        engine.store(TOKENS)
+        first = engine.backend
+        assert engine.manager.recreate_backend("gcos") == {"gcos": "GcosBackend"}
+        assert engine.backend is not first
+        assert first.batched_get_blocking(keys_of(engine)[:2]) == [None, None]
+        assert first.batched_contains(keys_of(engine)) == 0 and not first.unpin(keys_of(engine)[0])
+        assert engine.retrieve(TOKENS) == len(TOKENS)
+        assert engine.connector.mismatches == 0
+        assert engine.backend._store.stats().staged_bytes == 0
+
+
 def test_metrics_are_served_where_they_are_asked_for(tmp_path):
     if not hasattr(gcos.Store, "serve_metrics"):
         pytest.fail("the store has no serve_metrics")
