@@ -202,11 +202,11 @@ gcos_status gcos_open(const char *config_path, uint32_t flags, gcos_store **stor
 gcos_status gcos_open_json(const char *json, uint32_t flags, gcos_store **store);
 
 /* Ends use of the pool in order: waits for calls of other threads, makes everything durable,
- * lets go of the drives. The handle is of no use then, whatever this returns, with two
- * exceptions in which nothing was closed: GCOS_TIMEOUT when calls had not ended after
- * deadline_ms, and GCOS_BUSY when memory of gcos_alloc has not been freed. Memory that is
- * registered is unregistered. A process that ends without this loses no put that was
- * acknowledged with GCOS_SYNC. */
+ * lets go of the drives. Calls that begin meanwhile end with GCOS_CLOSED. The handle is of no
+ * use then, whatever this returns, with two exceptions in which nothing was closed:
+ * GCOS_TIMEOUT when calls had not ended after deadline_ms, and GCOS_BUSY when memory of
+ * gcos_alloc has not been freed. Memory that is registered is unregistered. A process that ends
+ * without this loses no put that was acknowledged with GCOS_SYNC. */
 gcos_status gcos_close(gcos_store *store, uint64_t deadline_ms);
 
 /* ---- Objects ---- */
