@@ -538,6 +538,29 @@ def test_the_backend_is_closed_and_made_anew_while_the_engine_runs(tmp_path):
         assert engine.backend._store.stats().staged_bytes == 0
 
 
+def flags_of(address: int) -> list[str]:
+    """What the kernel has noted of the memory at an address."""
+    inside = False
+    for line in open("/proc/self/smaps"):
+        first = line.split()[0]
+        if "-" in first and not first.endswith(":"):
+            start, end = (int(part, 16) for part in first.split("-"))
+            inside = start <= address < end
+        elif inside and first == "VmFlags:":
+            return line.split()[1:]
+    return []
+
+
+def test_the_memory_of_lmcache_is_advised_to_be_of_huge_pages(tmp_path):
+    from gcos.lmcache.memory import advise_huge
+
+    with Engine(config(tmp_path)) as engine:
+        arena = engine.backend.local_cpu_backend.memory_allocator.buffer
+        assert "hg" in flags_of(arena.data_ptr() + arena.numel() // 2)
+    assert not advise_huge(4096, 4096)
+    assert not advise_huge(0, 1 << 40), "nothing is there"
+
+
 def test_metrics_are_served_where_they_are_asked_for(tmp_path):
     if not hasattr(gcos.Store, "serve_metrics"):
         pytest.fail("the store has no serve_metrics")

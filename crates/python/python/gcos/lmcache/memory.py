@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import mmap
 import threading
 from typing import Any, Callable, Iterator, Optional
 
@@ -35,6 +37,20 @@ def pages(address: int, length: int) -> Optional[tuple[int, int]]:
     return (start, end - start) if end > start else None
 
 
+def advise_huge(address: int, length: int) -> bool:
+    """Asks the kernel for huge pages, so that a request is a few long pieces of memory and not one for each 4 KiB.
+
+    Pages that are there already stay as they are. ``False`` where the kernel will not, as for memory of a driver.
+    """
+    huge = 2 << 20
+    start, end = -(-address // huge) * huge, (address + length) // huge * huge
+    if end <= start:
+        return False
+    madvise = ctypes.CDLL(None, use_errno=True).madvise
+    madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    return madvise(start, end - start, getattr(mmap, "MADV_HUGEPAGE", 14)) == 0
+
+
 class Registrations:
     """Memory that is registered with a store, until it is given back."""
 
@@ -49,6 +65,7 @@ class Registrations:
         inside = pages(address, length)
         if inside is None:
             return
+        advise_huge(*inside)
         self._held.append(self._store.register(gcos.Memory(*inside, owner=owner)))
         self.bytes += inside[1]
 
