@@ -180,6 +180,20 @@ fn a_request_that_fails_on_the_next_way_too_fails_with_the_first_error_or_that_o
 }
 
 #[test]
+fn a_read_that_did_not_end_in_time_is_not_repeated_into_memory_that_it_may_still_write() {
+    for (kind, then) in
+        [(IoErrorKind::Timeout, Err(IoErrorKind::Timeout)), (IoErrorKind::Media, Ok(()))]
+    {
+        let rig = rig(&errors(1));
+        rig.first.fail("read", At::Before, kind, 2);
+        assert_eq!(rig.read(), Err(kind), "within the budget");
+        assert_eq!(rig.read(), then, "{kind:?}: past it, so the way is left");
+        assert_eq!(rig.engine.way().name, "second");
+        assert_eq!(rig.read(), Ok(()));
+    }
+}
+
+#[test]
 fn a_drive_without_another_way_takes_nothing_until_it_is_promoted() {
     let rig = alone(&errors(2));
     rig.first.fail("", At::Before, IoErrorKind::Timeout, 4);
