@@ -109,6 +109,24 @@ def test_a_layer_that_is_missing_is_a_miss_before_and_an_error_after_the_lookup(
         assert engine.backend._pins.held == 0, "nobody would give these pins back"
 
 
+def test_a_chunk_whose_layers_are_partly_in_the_cpu_cache_is_not_pinned(tmp_path):
+    with Engine(config(tmp_path, use_layerwise=True, local_cpu=True)) as engine:
+        engine.store(TOKENS[:CHUNK])
+        (key,) = keys_of(engine, TOKENS[:CHUNK])
+        layers, cpu = key.split_layers(4), engine.backend.local_cpu_backend
+        assert cpu.batched_contains(layers) == 4 and engine.backend.batched_contains(layers) == 4
+        assert all(cpu.remove(layer) for layer in layers[2:])
+        # The engine takes only what one backend has, and gives back nothing of what several have.
+        assert engine.lookup(TOKENS[:CHUNK], lookup_id="x", pin=True) == 0
+        assert not engine.engine.lookup_pins["x"]
+        assert engine.backend._pins.held == 0, "nobody would give these pins back"
+        assert all(cpu.remove(layer) for layer in layers[:2])
+        assert engine.lookup(TOKENS[:CHUNK], lookup_id="y", pin=True) == CHUNK
+        assert engine.backend._pins.held == 4
+        engine.engine.lookup_unpin("y")
+        assert engine.backend._pins.held == 0
+
+
 def test_objects_of_another_layout_are_misses_and_are_not_stored(tmp_path):
     with Engine(config(tmp_path)) as engine:
         engine.store(TOKENS)

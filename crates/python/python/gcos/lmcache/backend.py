@@ -272,12 +272,13 @@ class GcosBackend(StoragePluginInterface):
 
     def batched_contains(self, keys: List[CacheEngineKey], pin: bool = False) -> int:
         """How many of the leading objects are there, in one call to the store."""
-        if pin and keys and hasattr(keys[0], "layer_id"):
-            # The engine asks for all layers of a chunk, and lets go of the pins of all or of none.
-            there = self._pin_leading(keys, False, None)
-            if there < len(keys):
-                return there
-        return self._pin_leading(keys, pin, None)
+        if not pin or not keys or not hasattr(keys[0], "layer_id"):
+            return self._pin_leading(keys, pin, None)
+        # The engine asks for all layers of a chunk, and lets go of the pins only where one backend has them all.
+        names = self._leading(keys)
+        if keys[0].layer_id != 0 or not len(names) == len(keys) == self._layouts.layers:
+            return len(names)
+        return self._pins.take(names, None, together=len(names))
 
     async def batched_async_contains(self, lookup_id: str, keys: List[CacheEngineKey], pin: bool = False) -> int:
         """As :meth:`batched_contains`; pins are kept until the get of this lookup, or its end."""

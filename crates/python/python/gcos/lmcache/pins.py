@@ -20,16 +20,20 @@ class Pins:
         self._lookups: dict[str, list[bytes]] = {}
         self._recent: deque[bytes] = deque(maxlen=_RECENT)
 
-    def take(self, names: Sequence[bytes], lookup_id: Optional[str]) -> int:
+    def take(self, names: Sequence[bytes], lookup_id: Optional[str], together: int = 1) -> int:
         """Pins the leading objects that are there, and says how many.
 
-        With ``lookup_id`` the pins end with :meth:`end_lookup`, else each with :meth:`give_back`.
+        Of each ``together`` objects in a row all are pinned or none. With ``lookup_id`` the pins end with
+        :meth:`end_lookup`, else each with :meth:`give_back`.
         """
         taken = []
-        for name in names:
+        for name in names[: len(names) // together * together]:
             if not self._store.pin(name):
                 break
             taken.append(name)
+        for name in taken[len(taken) // together * together :]:
+            self._store.unpin(name)
+        del taken[len(taken) // together * together :]
         with self._lock:
             self._held.update(taken)
             self._recent.extend(taken)
