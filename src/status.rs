@@ -125,6 +125,7 @@ impl Classify for StoreError {
             Self::Memory(error) => error.status(),
             Self::Gpu(error) => error.status(),
             Self::DriveFailed { .. } => Status::MissingDrive,
+            Self::TimedOut { .. } => Status::Timeout,
             Self::Closed => Status::Closed,
             // `RelaxedLost`, and what may come.
             _ => Status::Io,

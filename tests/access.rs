@@ -5,10 +5,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use gcos::hw::SharedMemory;
+use gcos::cuda::GpuError;
+use gcos::engine::{IoError, IoErrorKind};
+use gcos::hw::{HwError, SharedMemory};
 use gcos::status::Classify;
 use gcos::store::{PutOptions, Sink, Source};
-use gcos::{Access, AccessError, Config, Status};
+use gcos::{Access, AccessError, Config, Status, StoreError};
 
 const SIZE: u64 = 64 << 20;
 
@@ -173,4 +175,44 @@ fn a_bad_configuration_says_which_field() {
     let error = AccessError::from(error);
     assert_eq!(error.status(), Status::Config);
     assert!(error.to_string().contains("disk.paths"), "{error}");
+}
+
+#[test]
+fn every_failure_of_the_store_has_the_status_of_its_kind() {
+    let text = || "x".to_owned();
+    let os = |kind| {
+        let source = std::io::Error::from(kind);
+        StoreError::Memory(HwError::Os { what: text(), source })
+    };
+    let io = |kind| {
+        let (drive, detail) = (text(), text());
+        StoreError::Io(IoError { kind, drive, op: "read", offset: 0, len: 1, detail, source: None })
+    };
+    let waited = Duration::from_secs(1);
+    let table = [
+        (
+            StoreError::Invalid { what: "key", expected: text(), got: text() },
+            Status::InvalidArgument,
+        ),
+        (StoreError::WrongSize { object: 1, target: 2 }, Status::WrongSize),
+        (StoreError::Full { needed: 1, used: 1, capacity: 1, pinned: 0 }, Status::Full),
+        (StoreError::NotAPool { drive: text(), found: text() }, Status::NotAPool),
+        (StoreError::Unopenable { drive: text(), reason: text() }, Status::NotAPool),
+        (
+            StoreError::MixedPools { a: text(), pool_a: text(), b: text(), pool_b: text() },
+            Status::NotAPool,
+        ),
+        (StoreError::Occupied { drive: text(), found: text() }, Status::NotAPool),
+        (io(IoErrorKind::Timeout), Status::Timeout),
+        (io(IoErrorKind::Gone), Status::MissingDrive),
+        (os(std::io::ErrorKind::OutOfMemory), Status::OutOfMemory),
+        (StoreError::Gpu(GpuError::NoDriver), Status::Gpu),
+        (StoreError::DriveFailed { drive: text(), reason: text() }, Status::MissingDrive),
+        (StoreError::TimedOut { what: "a put", waited }, Status::Timeout),
+        (StoreError::RelaxedLost, Status::Io),
+        (StoreError::Closed, Status::Closed),
+    ];
+    for (error, status) in table {
+        assert_eq!(error.status(), status, "{error}");
+    }
 }
