@@ -300,6 +300,23 @@ def test_an_asynchronous_lookup_loads_what_it_has_found_and_holds_nothing_afterw
         assert backend.local_cpu_backend.memory_allocator.pin_allocator.num_active_allocations == 0
 
 
+def test_an_asynchronous_lookup_of_part_of_a_chunk_leaves_the_pins_of_others_alone(tmp_path):
+    tokens = TOKENS[: 2 * CHUNK]
+    with Engine(config(tmp_path, enable_async_loading=True, use_layerwise=True)) as engine:
+        engine.store(tokens)
+        backend, scheduler = engine.backend, Scheduler()
+        engine.manager.async_lookup_server = scheduler
+        first, second = (key.split_layers(4) for key in keys_of(engine, tokens))
+        assert backend.remove(second[2])
+        assert all(backend.pin(layer) for layer in second[:2])
+        engine.engine.async_lookup_and_prefetch("request", tokens=tokens, pin=True)
+        rig.wait(lambda: "request" in scheduler.found)
+        assert scheduler.found["request"] == CHUNK
+        engine.engine.cleanup_memory_objs("request")
+        assert [backend._store.info(backend._name(layer)).pins for layer in first + second[:2]] == [0] * 4 + [1] * 2
+        assert backend.unpin(second[0]) and backend.unpin(second[1]) and backend._pins.held == 0
+
+
 def test_removal_keeps_what_is_pinned_unless_it_is_forced_and_clear_takes_all(tmp_path):
     with Engine(config(tmp_path)) as engine:
         engine.store(TOKENS)

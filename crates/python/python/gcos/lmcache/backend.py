@@ -282,13 +282,17 @@ class GcosBackend(StoragePluginInterface):
 
     async def batched_async_contains(self, lookup_id: str, keys: List[CacheEngineKey], pin: bool = False) -> int:
         """As :meth:`batched_contains`; pins are kept until the get of this lookup, or its end."""
-        return self._pin_leading(keys, pin, lookup_id)
+        # LMCache takes whole chunks, and gives the pins of single layers back by itself: there must be none.
+        together = self._layouts.layers if keys and hasattr(keys[0], "layer_id") else 1
+        return self._pin_leading(keys, pin, lookup_id, together)
 
-    def _pin_leading(self, keys: Sequence[CacheEngineKey], pin: bool, lookup_id: Optional[str]) -> int:
+    def _pin_leading(
+        self, keys: Sequence[CacheEngineKey], pin: bool, lookup_id: Optional[str], together: int = 1
+    ) -> int:
         names = self._leading(keys)
         if not pin or not names:
             return len(names)
-        return self._pins.take(names, lookup_id)
+        return self._pins.take(names, lookup_id, together)
 
     def exists_in_put_tasks(self, key: CacheEngineKey) -> bool:
         """Whether a put of this key is under way."""
@@ -304,11 +308,6 @@ class GcosBackend(StoragePluginInterface):
         """Takes one pin back."""
         name = self._name(key)
         return name is not None and self._store is not None and not self._closed and self._pins.give_back(name)
-
-    def touch_cache(self) -> None:
-        """Marks what the last lookups found as just used, the first chunk last."""
-        if self._store is not None and not self._closing:
-            self._pins.touch_recent()
 
     def remove(self, key: CacheEngineKey, force: bool = True) -> bool:
         """Removes an object. Without ``force``, not one that is pinned."""

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections import Counter, deque
+from collections import Counter
 from typing import Any, Optional, Sequence
-
-#: Most keys that are remembered for the next touch.
-_RECENT = 65536
 
 
 class Pins:
@@ -18,7 +15,6 @@ class Pins:
         self._lock = threading.Lock()
         self._held: Counter[bytes] = Counter()
         self._lookups: dict[str, list[bytes]] = {}
-        self._recent: deque[bytes] = deque(maxlen=_RECENT)
 
     def take(self, names: Sequence[bytes], lookup_id: Optional[str], together: int = 1) -> int:
         """Pins the leading objects that are there, and says how many.
@@ -36,7 +32,6 @@ class Pins:
         del taken[len(taken) // together * together :]
         with self._lock:
             self._held.update(taken)
-            self._recent.extend(taken)
             if lookup_id is not None:
                 self._lookups.setdefault(lookup_id, []).extend(taken)
         return len(taken)
@@ -63,13 +58,6 @@ class Pins:
             names = self._lookups.pop(lookup_id, [])
         for name in names:
             self.give_back(name)
-
-    def touch_recent(self) -> None:
-        """Marks what was pinned since the last call as just used, the first last."""
-        with self._lock:
-            recent, self._recent = list(self._recent), deque(maxlen=_RECENT)
-        for name in reversed(recent):
-            self._store.touch(name)
 
     @property
     def held(self) -> int:
