@@ -112,7 +112,7 @@ class Listener(L2AdapterListener):
 
     def on_l2_keys_deleted(self, keys):
         for k in keys:
-            del self.keys[k]
+            self.keys.pop(k, None)
 
 
 @pytest.mark.parametrize("original", [key(7), key(8, "tenant:1"), ObjectKey(b"", "m", 0, 3), ObjectKey(b"\xff" * 32, "a/b-c_d.e", 2**32 - 1, 12, "x")])
@@ -204,6 +204,25 @@ def test_a_pool_without_room_fails_the_task_and_what_it_evicts_leaves_the_accoun
         assert not result.is_successful() and result.bytes_transferred() == 0
         assert direct.adapter.counters["puts_dropped_full"] > 0
         assert all(direct.load(present[:50]))
+
+
+def test_what_the_pool_has_evicted_is_forgotten_when_it_is_to_be_deleted(tmp_path):
+    with Direct(tmp_path) as direct:
+        adapter, listener = direct.adapter, Listener()
+        adapter.register_listener(listener)
+        keys = [key(n, "a") for n in range(3)]
+        direct.store(keys)
+        size = SHAPE.numel() * 2
+        assert adapter._store.remove(encode(keys[0])), "as the store does that makes room"
+        adapter._count()
+        assert adapter.get_usage().total_bytes_used == 2 * size
+        direct.lookup(keys[2:])
+        adapter.delete(keys)
+        assert set(listener.keys) == {keys[2]}
+        assert adapter.get_usage().total_bytes_used == size
+        assert dict(adapter.get_usage().bytes_by_cache_salt) == {"a": size}
+    adapter.delete(keys)
+    assert set(listener.keys) == {keys[2]}, "a pool that is closed says nothing about what is there"
 
 
 def test_a_wrong_configuration_is_one_plain_line(tmp_path):

@@ -275,20 +275,24 @@ class GcosL2Adapter(L2AdapterInterface):
     # -- What is there
 
     def delete(self, keys: list[ObjectKey]) -> None:
-        """Removes objects, except pinned ones."""
-        removed: list[tuple[ObjectKey, int]] = []
+        """Removes objects, except pinned ones. What is not there, since the store has evicted it, is forgotten."""
+        gone: list[tuple[ObjectKey, int]] = []
         for key in keys:
             name = encode(key)
-            info = self._store.info(name) if name is not None and not self._closing else None
-            if info is None or info.pins:
+            if name is None or self._closing:
+                continue
+            info = self._store.info(name)
+            if info is not None and info.pins:
                 continue
             try:
-                if self._store.remove(name):
-                    removed.append((key, info.len))
+                removed = info is not None and self._store.remove(name)
             except gcos.GcosError as error:
                 self._failed("removes_failed", error)
-        if removed:
-            _quietly(lambda: self._notify_keys_deleted([k for k, _ in removed], [size for _, size in removed]))
+                continue
+            # LMCache would name what is not there for removal again and again. get_usage counts without it.
+            gone.append((key, info.len if removed else 0))
+        if gone:
+            _quietly(lambda: self._notify_keys_deleted([k for k, _ in gone], [size for _, size in gone]))
 
     def list_l2_keys(
         self, model_name: Optional[str] = None, page_size: int = 500, cursor: Optional[str] = None
