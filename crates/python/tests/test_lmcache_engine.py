@@ -347,6 +347,36 @@ def test_memory_that_others_hold_makes_a_get_wait_and_then_miss_but_never_hang(t
         found.ref_count_down()
 
 
+def test_a_layer_waits_for_memory_longer_and_says_then_that_there_is_none(tmp_path, monkeypatch):
+    monkeypatch.setattr("gcos.lmcache.backend._ALLOCATE_S", 0.1)
+    with Engine(config(tmp_path, use_layerwise=True)) as engine:
+        backend, tokens = engine.backend, TOKENS[: 2 * CHUNK]
+        engine.store(tokens)
+        layer = [key.split_layers(4)[1] for key in keys_of(engine, tokens)]
+        shape = torch.Size([CHUNK, 2, 256])
+        held = []
+        while (obj := engine.manager.allocate(shape, torch.bfloat16, busy_loop=False)) is not None:
+            held.append(obj)
+        # There is room for one of both.
+        held.pop().ref_count_down()
+        timer = threading.Timer(0.5, held.pop().ref_count_down)
+        timer.start()
+        found = on_loop(engine, backend.batched_get_non_blocking("x", layer))
+        timer.join()
+        for obj, start in zip(found, (0, CHUNK), strict=True):
+            assert rig.same(obj.tensor, rig.pattern(obj.tensor.shape, start, 2))
+        assert not backend.counters["layers_no_memory"] and not backend.counters["layers_missing"]
+        monkeypatch.setattr("gcos.lmcache.backend._ALLOCATE_LAYER_S", 0.1)
+        with pytest.raises(MemoryError, match="raise max_local_cpu_size"):
+            on_loop(engine, backend.batched_get_non_blocking("x", layer))
+        assert backend.counters["layers_no_memory"] == 1 and not backend.counters["layers_missing"]
+        backend._ahead.drop_all()
+        rig.wait(lambda: not backend._under_way)
+        for obj in held + found:
+            obj.ref_count_down()
+        assert backend.local_cpu_backend.memory_allocator.pin_allocator.num_active_allocations == 0
+
+
 @pytest.mark.parametrize(
     ("extra", "path", "says"),
     [

@@ -30,6 +30,8 @@ OnComplete = Optional[Callable[[CacheEngineKey], None]]
 
 #: Most seconds that a get waits for memory that others give back.
 _ALLOCATE_S = 5.0
+#: The same for a layer. Without it the engine's step fails, so it is worth waiting for.
+_ALLOCATE_LAYER_S = 60.0
 _ALLOCATE_STEP_S = 0.005
 #: Seconds after which usage is reported while puts go on.
 _REPORT_S = 0.25
@@ -521,8 +523,8 @@ class GcosBackend(StoragePluginInterface):
     async def batched_get_non_blocking(
         self, lookup_id: str, keys: list[CacheEngineKey], transfer_spec: Any = None
     ) -> list[MemoryObj]:
-        """The leading objects that are there. Raises for layers that are not all there: the engine counts on
-        them by then, and would take what is in its memory for them."""
+        """The leading objects that are there. Raises for a layer that is not there in all chunks, or that there is
+        no memory for: the engine counts on it by then, and would take what is in its memory for it."""
         # An asynchronous lookup asks for all layers of its chunks, and copes with fewer.
         layered = len({getattr(key, "layer_id", None) for key in keys} - {None}) == 1
         objs: list[MemoryObj] = []
@@ -540,26 +542,32 @@ class GcosBackend(StoragePluginInterface):
                 obj.ref_count_down()
             self._count("layers_missing")
             missing = len(keys) - len(objs)
+            if self._closing:
+                raise LookupError(f"{missing} of {len(keys)} objects of a layer are not read: GCOS is being closed")
             raise LookupError(f"{missing} of {len(keys)} objects of a layer are not in the GCOS pool any more")
         return objs
 
     async def _read_leading(self, keys: list[CacheEngineKey], layered: bool) -> list[MemoryObj]:
         ready = self._ahead.take(keys) if layered else None
-        if layered:
-            self._ahead.go_on(keys, self._read_ahead, self._release_ahead)
         if ready is not None:
+            self._ahead.go_on(keys, self._read_ahead, self._release_ahead)
             objs = await asyncio.wrap_future(ready)
             if len(objs) == len(keys):
                 return objs
             for obj in objs:
                 obj.ref_count_down()
         wanted = self._wanted(keys, gaps=False)
-        objs = self._allocate(wanted, wait=False)
-        if len(objs) < len(wanted):
-            more = await asyncio.to_thread(self._allocate, wanted[len(objs) :], True)
-            objs = objs + more
+        if layered and len(wanted) == len(keys):
+            objs = await self._allocate_layer(wanted)
+        else:
+            objs = self._allocate(wanted, wait=False)
+            if len(objs) < len(wanted):
+                objs = objs + await asyncio.to_thread(self._allocate, wanted[len(objs) :], True)
         if not objs:
             return []
+        if layered and ready is None:
+            # Only now: the layer that is asked for gets memory before those that will be.
+            self._ahead.go_on(keys, self._read_ahead, self._release_ahead)
         results = await self._submit_get([name for _, name, _, _ in wanted[: len(objs)]], objs)
         return self._leading_arrived(objs, results)
 
@@ -649,6 +657,25 @@ class GcosBackend(StoragePluginInterface):
                 break
             objs.append(obj)
         return objs
+
+    async def _allocate_layer(self, wanted: Sequence[tuple[int, bytes, Layout, int]]) -> list[MemoryObj]:
+        """Memory for all of them. Holds none while it waits, so that others come to the point of giving theirs back."""
+        deadline = time.monotonic() + _ALLOCATE_LAYER_S
+        while not self._closing:
+            objs = self._allocate(wanted, wait=False)
+            if len(objs) == len(wanted):
+                return objs
+            for obj in objs:
+                obj.ref_count_down()
+            if time.monotonic() > deadline:
+                self._count("layers_no_memory")
+                raise MemoryError(
+                    f"LMCache has had no memory for {len(wanted)} objects of a layer for {_ALLOCATE_LAYER_S:g} seconds: "
+                    "raise max_local_cpu_size, which has to hold all layers of what is retrieved at once, and "
+                    "prefetch_size layers more"
+                )
+            await asyncio.sleep(_ALLOCATE_STEP_S)
+        return []
 
     def _allocate_one(self, shape: tuple[tuple, tuple, MemoryFormat], evict: bool) -> Optional[MemoryObj]:
         # LMCache keeps these lists in the object.
