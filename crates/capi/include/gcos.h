@@ -205,8 +205,11 @@ gcos_status gcos_open_json(const char *json, uint32_t flags, gcos_store **store)
  * lets go of the drives. Calls that begin meanwhile end with GCOS_CLOSED. The handle is of no
  * use then, whatever this returns, with two exceptions in which nothing was closed:
  * GCOS_TIMEOUT when calls had not ended after deadline_ms, and GCOS_BUSY when memory of
- * gcos_alloc has not been freed. Memory that is registered is unregistered. A process that ends
- * without this loses no put that was acknowledged with GCOS_SYNC. */
+ * gcos_alloc has not been freed. Memory that is registered is unregistered, which is waited for
+ * within deadline_ms: it may be freed, or used for something else, after GCOS_OK alone; after
+ * GCOS_IO, or whatever else but those two exceptions, a drive may still use it, and it must
+ * stay as long as the process. A process that ends without this loses no put that was
+ * acknowledged with GCOS_SYNC. */
 gcos_status gcos_close(gcos_store *store, uint64_t deadline_ms);
 
 /* ---- Objects ---- */
@@ -314,8 +317,12 @@ gcos_status gcos_list(
 
 /* Lets the drives reach memory of the caller: puts from it and gets into it, or into parts of
  * it, move whole blocks of 4096 bytes without a copy. Address and length are multiples of 4096;
- * no two registrations overlap. The memory stays what it is, and allocated, until
- * gcos_unregister or gcos_close has returned GCOS_OK. */
+ * no two registrations overlap, and none overlaps memory of gcos_alloc; GCOS_BUSY for memory
+ * that is registered already, or still on its way out. The memory stays what it is, and
+ * allocated, until gcos_unregister or gcos_close has returned GCOS_OK. After a get into it that
+ * ended with GCOS_TIMEOUT, GCOS_IO or a miss because of I/O, a drive that is reached through
+ * the kernel may still write to the part that was given: use that part for nothing else before
+ * then. */
 gcos_status gcos_register(gcos_store *store, void *data, size_t len);
 
 /* Takes memory back, given by its first address, once no drive uses it. GCOS_TIMEOUT when one

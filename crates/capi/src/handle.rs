@@ -14,7 +14,7 @@ use parking_lot::{Mutex, RwLock};
 use crate::call::Failure;
 use crate::types::gcos_store;
 
-/// How often the end of other threads' calls is looked for.
+/// How often the end of I/O and of other threads' calls is looked for.
 const LOOK_AGAIN: Duration = Duration::from_millis(1);
 
 /// What is behind a handle.
@@ -37,13 +37,54 @@ pub(crate) struct Lent;
 /// Memory of the caller.
 #[derive(Debug)]
 pub(crate) struct Loan {
+    /// Bytes.
+    pub(crate) len: usize,
     /// `None` when it is on its way out.
     pub(crate) registration: Option<Registration>,
     /// Gone when no I/O has the memory any more.
     pub(crate) in_use: Weak<Lent>,
 }
 
+/// Memory of the caller that has one of these bytes and that drives reach, or may still use.
+pub(crate) fn overlapping(
+    lent: &BTreeMap<usize, Loan>,
+    address: usize,
+    len: usize,
+) -> Option<(&usize, &Loan)> {
+    lent.range(..address.saturating_add(len)).find(|(start, loan)| {
+        start.saturating_add(loan.len) > address && loan.in_use.strong_count() > 0
+    })
+}
+
+/// Whether memory is back, at the latest when the deadline has passed since it began.
+pub(crate) fn comes_back(in_use: &Weak<Lent>, begun: Instant, deadline: Duration) -> bool {
+    while in_use.strong_count() > 0 {
+        if begun.elapsed() >= deadline {
+            return false;
+        }
+        std::thread::sleep(LOOK_AGAIN);
+    }
+    true
+}
+
 impl Handle {
+    fn new(access: Arc<Access>, lent: BTreeMap<usize, Loan>) -> Self {
+        Self {
+            access,
+            lent: Mutex::new(lent),
+            buffers: RwLock::default(),
+            device_buffers: RwLock::default(),
+            metrics: Mutex::default(),
+        }
+    }
+
+    /// Whether one of these bytes is of memory that was allocated here.
+    pub(crate) fn allocated_overlaps(&self, address: usize, len: usize) -> bool {
+        let buffers = self.buffers.read();
+        let before = buffers.range(..address.saturating_add(len)).next_back();
+        before.is_some_and(|(start, buffer)| start.saturating_add(buffer.len()) > address)
+    }
+
     /// Memory that drives reach: allocated here or registered.
     pub(crate) fn slice(&self, address: usize, len: usize) -> Option<DmaSlice> {
         if let Some((&start, buffer)) = self.buffers.read().range(..=address).next_back()
@@ -105,13 +146,7 @@ pub fn hand_over(access: Access) -> Result<*mut gcos_store, Status> {
 
 /// Gives an open pool a number.
 pub(crate) fn add(access: Access) -> Result<*mut gcos_store, Failure> {
-    let handle = Handle {
-        access: Arc::new(access),
-        lent: Mutex::default(),
-        buffers: RwLock::default(),
-        device_buffers: RwLock::default(),
-        metrics: Mutex::default(),
-    };
+    let handle = Handle::new(Arc::new(access), BTreeMap::new());
     let Some(registry) = own() else {
         return Err(Failure::new(Status::Internal, "no table of handles"));
     };
@@ -189,19 +224,32 @@ pub(crate) fn close(store: *mut gcos_store, deadline: Duration) -> Result<(), Fa
         return Err(Failure::new(Status::Busy, message));
     }
     let Handle { access, lent, metrics, .. } = handle;
-    drop((metrics, lent));
+    drop(metrics);
+    let mut lent = lent.into_inner();
+    for loan in lent.values_mut() {
+        drop(loan.registration.take());
+    }
     let left = deadline.saturating_sub(begun.elapsed());
-    access.close(left).map_err(|error| match error.access {
-        Some(access) => {
-            put_back(Arc::new(Handle {
-                access,
-                lent: Mutex::default(),
-                buffers: RwLock::default(),
-                device_buffers: RwLock::default(),
-                metrics: Mutex::default(),
-            }));
-            error.error.into()
+    if let Err(error) = access.close(left) {
+        let mut failure = Failure::from(error.error);
+        if let Some(access) = error.access {
+            put_back(Arc::new(Handle::new(access, lent)));
+        } else if matches!(failure.status, Status::Timeout | Status::Busy) {
+            // Those say that nothing was closed.
+            failure.status = Status::Io;
         }
-        None => error.error.into(),
-    })
+        return Err(failure);
+    }
+    // Requests that were given up on may still be with the kernel.
+    for (address, loan) in lent {
+        if !comes_back(&loan.in_use, begun, deadline) {
+            let message = format!(
+                "the pool is closed, but a drive may still use {} bytes at {address:#x} that were registered: all \
+                 memory that was registered must stay as long as the process",
+                loan.len
+            );
+            return Err(Failure::new(Status::Io, message));
+        }
+    }
+    Ok(())
 }

@@ -57,7 +57,9 @@ pub unsafe extern "C" fn gcos_open_json(
 /// drives. Calls that begin meanwhile end with GCOS_CLOSED. The handle is of no use then, whatever this
 /// returns, with two exceptions in which nothing was closed: GCOS_TIMEOUT when calls had not ended after
 /// deadline_ms, and GCOS_BUSY when memory of gcos_alloc has not been freed. Memory that is registered is
-/// unregistered. A process that ends without this loses no put that was acknowledged with GCOS_SYNC.
+/// unregistered, which is waited for within deadline_ms: it may be freed, or used for something else, after GCOS_OK
+/// alone; after GCOS_IO, or whatever else but those two exceptions, a drive may still use it, and it must stay as long
+/// as the process. A process that ends without this loses no put that was acknowledged with GCOS_SYNC.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn gcos_close(store: *mut gcos_store, deadline_ms: u64) -> gcos_status {
     guard(|| handle::close(store, Duration::from_millis(deadline_ms)))

@@ -209,6 +209,7 @@ static void memory(gcos_store *store) {
     OK(gcos_alloc(store, LEN, &data));
     own = data;
     CHECK(((uintptr_t)own & 4095) == 0 && own[LEN - 1] == 0);
+    CHECK_STATUS(gcos_register(store, own, 4096), GCOS_INVALID_ARGUMENT);
     OK(gcos_put(store, "r", 1, memory + 8192, 128 << 10, NULL, NULL));
     OK(gcos_get(store, "r", 1, own + 4096, 128 << 10));
     CHECK(memcmp(own + 4096, memory + 8192, 128 << 10) == 0);
