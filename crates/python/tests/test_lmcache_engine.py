@@ -15,10 +15,13 @@ import pytest
 pytest.importorskip("lmcache")
 
 import torch  # noqa: E402
+from lmcache.observability import LMCStatsMonitor  # noqa: E402
 from lmcache.utils import CacheEngineKey  # noqa: E402
+from lmcache.v1.cache_controller.message import OpType  # noqa: E402
 
 import gcos  # noqa: E402
 import lmcache_rig as rig  # noqa: E402
+from gcos.lmcache.announce import Announcer  # noqa: E402
 from lmcache_rig import CHUNK, Engine, Lines, config, metadata  # noqa: E402
 
 TOKENS = list(range(10 * CHUNK + 5))
@@ -192,6 +195,15 @@ def test_a_pool_without_room_drops_puts_and_says_so_once(tmp_path):
         assert counters["puts"] + counters["puts_dropped_full"] == 600
         assert engine.backend._store.stats().objects == counters["puts"]
         assert len(lines.of("WARNING")) == 1, lines.of("WARNING")
+        (key,) = keys_of(engine, [-1] * CHUNK)
+        obj = engine.manager.allocate(engine.data.get_shapes(CHUNK), engine.data.get_dtypes())
+        (future,) = engine.backend.batched_submit_put_task([key], [obj])
+        with pytest.raises(gcos.Full):
+            future.result(timeout=20)
+        with pytest.raises(gcos.Full):
+            on_loop(engine, engine.backend.async_batched_submit_put_task([key], [obj]))
+        obj.ref_count_down()
+        assert not engine.backend.contains(key)
         assert engine.backend.local_cpu_backend.memory_allocator.pin_allocator.num_active_allocations == 0
 
 
@@ -475,29 +487,70 @@ def test_workers_that_would_share_a_drive_are_refused(tmp_path, drives):
         assert "{worker}" in error
 
 
+class Worker:
+    """Hears what LMCache's controller is told about keys."""
+
+    def __init__(self) -> None:
+        self.admitted: set = set()
+        self.gone: set = set()
+
+    def put_msg(self, message) -> None:
+        for operation in message.operations:
+            (self.admitted if operation.op_type == OpType.ADMIT else self.gone).add(operation.key)
+
+
 def test_usage_and_keys_are_announced_again_after_a_restart(tmp_path):
     with Engine(config(tmp_path)) as engine:
         engine.store(TOKENS)
         expected = {key.chunk_hash for key in keys_of(engine)}
         payload = engine.backend._store.stats().payload_bytes
 
-    class Worker:
-        def __init__(self) -> None:
-            self.hashes: set = set()
-
-        def put_msg(self, message) -> None:
-            self.hashes |= {operation.key for operation in message.operations}
-
-    from gcos.lmcache.announce import Announcer
-    from lmcache.observability import LMCStatsMonitor
-
     with Engine(config(tmp_path)) as engine:
         assert LMCStatsMonitor.GetOrCreate().local_storage_usage_bytes == payload
         worker = Worker()
         announcer = Announcer(engine.backend.config, engine.data, worker, "gcos")
         announcer.restart(engine.backend._store, engine.backend._layouts.current())
-        rig.wait(lambda: worker.hashes == expected)
+        rig.wait(lambda: worker.admitted == expected)
         announcer.close(5)
+
+
+class Stubborn:
+    """A store that fails to remove one key."""
+
+    def __init__(self, store, name: bytes) -> None:
+        self._store, self._name = store, name
+
+    def remove(self, name: bytes) -> bool:
+        if name == self._name:
+            raise gcos.Io("the drive does not answer")
+        return self._store.remove(name)
+
+    def __getattr__(self, name: str):
+        return getattr(self._store, name)
+
+
+@pytest.mark.parametrize("layers", [False, True], ids=["chunks", "layers"])
+def test_clear_announces_what_it_has_removed_and_goes_on_after_an_error(tmp_path, layers):
+    tokens = TOKENS[: 4 * CHUNK]
+    with Engine(config(tmp_path, use_layerwise=layers)) as engine:
+        engine.store(tokens)
+        backend, worker = engine.backend, Worker()
+        backend._announcer = Announcer(backend.config, engine.data, worker, "gcos")
+        kept, *others = keys_of(engine, tokens)
+        first = kept.split_layers(4)[0] if layers else kept
+        assert backend.pin(others[0].split_layers(4)[0] if layers else others[0])
+        store = backend._store
+        backend._store = Stubborn(store, backend._name(first))
+        try:
+            # Of the tokens of a chunk, one layer's are a quarter.
+            assert backend.clear() == (4 * CHUNK - CHUNK // 4 if layers else 3 * CHUNK)
+        finally:
+            backend._store = store
+        assert store.stats().objects == 1 and backend.contains(first, True) and backend.unpin(first)
+        assert backend.counters["removes_failed"] == 1
+        assert backend._pins.held == 0, "of an object that is gone"
+        expected = {key.chunk_hash for key in ([kept] if layers else []) + others}
+        rig.wait(lambda: worker.gone == expected)
 
 
 def test_closing_with_puts_under_way_loses_none_of_them(tmp_path):

@@ -7,7 +7,7 @@ import functools
 import threading
 import time
 from collections import Counter
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from typing import Any, Callable, List, Optional, Sequence
 
 import torch
@@ -17,7 +17,7 @@ from lmcache.v1.memory_management import MemoryFormat, MemoryObj
 from lmcache.v1.storage_backend.abstract_backend import AllocatorBackendInterface, StoragePluginInterface
 
 import gcos
-from gcos.lmcache.announce import Announcer
+from gcos.lmcache.announce import Announcer, parsed
 from gcos.lmcache.ahead import ReadAhead
 from gcos.lmcache.layout import EngineLayouts, Layout
 from gcos.lmcache.memory import PAGE, DeviceArena, Registrations, arenas, buffer_of, close_before
@@ -41,7 +41,8 @@ class GcosBackend(StoragePluginInterface):
     """Keeps LMCache's objects in a pool of GCOS.
 
     The store's own index answers lookups; there is none here. Payloads move between LMCache's memory and
-    the drives without a copy. A put is durable when its future is done (``gcos_durability: sync``).
+    the drives without a copy. A put is durable when its future is done without an error
+    (``gcos_durability: sync``).
     """
 
     def __init__(
@@ -340,8 +341,17 @@ class GcosBackend(StoragePluginInterface):
         tokens = 0
         try:
             for name, length in list(self._store.keys(prefix=layout.tag.encode() + b"|")):
-                if self._store.remove(name):
-                    tokens += layout.tokens(length) or 0
+                try:
+                    self._pins.forget(name)
+                    if not self._store.remove(name):
+                        continue
+                except gcos.GcosError as error:
+                    self._failed("removes_failed", "remove", error)
+                    continue
+                tokens += layout.tokens(length) or 0
+                key = parsed(name)
+                if key is not None:
+                    self._announcer.gone(key)
         finally:
             self._end()
         return tokens // self._layouts.layers if self._layouts.layerwise else tokens
@@ -360,13 +370,16 @@ class GcosBackend(StoragePluginInterface):
         transfer_spec: Any = None,
         on_complete_callback: OnComplete = None,
     ) -> Optional[List[Future]]:
-        """Stores objects that are not there yet. The futures are done when they are durable."""
+        """Stores objects that are not there yet.
+
+        A future is done without an error when its objects are durable; else it has the first error.
+        """
         items = self._accept(keys, objs)
         if not items:
             return None
         step = self._options.batch_size or len(items)
         slices = [items[at : at + step] for at in range(0, len(items), step)]
-        return [future for part in slices if (future := self._submit(part, on_complete_callback)) is not None]
+        return [self._submit(part, on_complete_callback) for part in slices]
 
     async def async_batched_submit_put_task(
         self,
@@ -375,10 +388,11 @@ class GcosBackend(StoragePluginInterface):
         transfer_spec: Any = None,
         on_complete_callback: OnComplete = None,
     ) -> None:
-        """As :meth:`batched_submit_put_task`; ends when the objects are durable."""
-        futures = self.batched_submit_put_task(keys, objs, transfer_spec, on_complete_callback)
-        for future in futures or []:
-            await asyncio.wrap_future(future)
+        """As :meth:`batched_submit_put_task`; ends when the objects are durable, or all has ended and some failed."""
+        futures = self.batched_submit_put_task(keys, objs, transfer_spec, on_complete_callback) or []
+        for result in await asyncio.gather(*map(asyncio.wrap_future, futures), return_exceptions=True):
+            if result is not None:
+                raise result
 
     def _accept(
         self, keys: Sequence[CacheEngineKey], objs: List[MemoryObj]
@@ -422,10 +436,13 @@ class GcosBackend(StoragePluginInterface):
         )
         return False
 
-    def _submit(self, items: list[tuple[bytes, CacheEngineKey, MemoryObj]], callback: OnComplete) -> Optional[Future]:
+    def _submit(self, items: list[tuple[bytes, CacheEngineKey, MemoryObj]], callback: OnComplete) -> Future:
+        done: Future = Future()
+        done.set_running_or_notify_cancel()
         if not self._begin():
             self._release_puts(items)
-            return None
+            done.set_exception(gcos.Closed("the GCOS pool is being closed: nothing is stored any more"))
+            return done
         try:
             future = self._store.submit_put_many(
                 [name for name, _, _ in items],
@@ -437,18 +454,21 @@ class GcosBackend(StoragePluginInterface):
             self._failed("puts_failed", "put", error, len(items))
             self._release_puts(items)
             self._end()
-            return None
-        done: Future = Future()
-        done.set_running_or_notify_cancel()
+            done.set_exception(error)
+            return done
         future.add_done_callback(lambda ended: self._put_ended(ended, items, callback, done))
         return done
 
     def _put_ended(self, ended: Future, items: list, callback: OnComplete, done: Future) -> None:
+        failed: Optional[BaseException] = None
         try:
             try:
                 results = ended.result()
-            except BaseException as error:  # also a cancellation at close
+            except CancelledError:
+                results = [gcos.Closed("the put has been given up, since the GCOS pool is being closed")] * len(items)
+            except BaseException as error:
                 results = [error] * len(items)
+            failed = next((result for result in results if isinstance(result, BaseException)), None)
             self._release_puts(items)
             for (_, key, _), result in zip(items, results):
                 if isinstance(result, BaseException):
@@ -465,7 +485,10 @@ class GcosBackend(StoragePluginInterface):
             logger.warning("After a put: %s", error)
         finally:
             self._end()
-            done.set_result(None)
+            if failed is None:
+                done.set_result(None)
+            else:
+                done.set_exception(failed)
 
     def _report_usage(self) -> None:
         """Reports usage, when the last put has ended, or now and then."""
