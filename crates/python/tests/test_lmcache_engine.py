@@ -20,6 +20,7 @@ from lmcache.utils import CacheEngineKey  # noqa: E402
 from lmcache.v1.cache_controller.message import OpType  # noqa: E402
 
 import gcos  # noqa: E402
+import gcos.lmcache.backend  # noqa: E402, F401  LMCache sets a logger up anew when its module is imported.
 import lmcache_rig as rig  # noqa: E402
 from gcos.lmcache.announce import Announcer  # noqa: E402
 from lmcache_rig import CHUNK, Engine, Lines, config, metadata  # noqa: E402

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import select
 import shutil
@@ -229,6 +230,19 @@ def test_a_wrong_configuration_is_one_plain_line(tmp_path):
     with rig.Lines() as lines, pytest.raises(RuntimeError, match="gcos_capacity_gb"):
         GcosL2Adapter({"gcos_path": str(tmp_path)})
     assert len(lines.of("ERROR")) == 1
+
+
+@pytest.mark.parametrize("params", [{"log_level": "error"}, {"debug_mode": True}], ids=str)
+def test_the_level_of_the_log_is_that_of_the_parameters(tmp_path, params):
+    loggers = [logging.getLogger(f"gcos.lmcache{part}") for part in ("", ".l2", ".backend")]
+    before = [logger.level for logger in loggers]
+    try:
+        with Direct(tmp_path, **params):
+            expected = logging.DEBUG if "debug_mode" in params else logging.ERROR
+            assert [logger.level for logger in loggers] == [expected] * 3
+    finally:
+        for logger, level in zip(loggers, before):
+            logger.setLevel(level)
 
 
 class Manager:

@@ -91,12 +91,7 @@ class GcosBackend(StoragePluginInterface):
             raise OptionError("LMCache gave the plugin no configuration or metadata: version 0.5.6 or later is needed")
         worker = Worker(int(metadata.local_worker_id), max(1, int(metadata.local_world_size)))
         self._options = Options.read(self.config.extra_config, worker)
-        if self._options.log_level is not None:
-            import logging
-
-            logging.getLogger("gcos.lmcache").setLevel(self._options.log_level)
-            for name in ("backend", "announce", "l2"):
-                logging.getLogger(f"gcos.lmcache.{name}").setLevel(self._options.log_level)
+        self._options.set_log_level()
         for warning in self._options.warnings:
             logger.warning("%s", warning)
         self._layouts = EngineLayouts(self.config, metadata)

@@ -63,12 +63,14 @@ class _Tasks:
 class GcosL2Adapter(L2AdapterInterface):
     """Keeps the server's objects in a pool of GCOS.
 
-    ``adapter_params`` takes the keys that ``extra_config`` takes for the engine's plugin.
+    ``adapter_params`` takes the keys that ``extra_config`` takes for the engine's plugin, and uses those that
+    ``docs/lmcache.md`` says.
     """
 
     def __init__(self, params: Mapping[str, Any], l1_memory_desc: Any = None) -> None:
         try:
             self._options = Options.read(params, Worker())
+            self._options.set_log_level()
             store = gcos.Store.open(self._options.pool, create=True, threads=self._options.threads)
         except Exception as error:
             sentence = " ".join(str(error).split())

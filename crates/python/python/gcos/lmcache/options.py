@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import logging
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -95,6 +96,13 @@ class Options:
             log_level=None if level is None else str(level).upper(),
             warnings=warnings,
         )
+
+    def set_log_level(self) -> None:
+        """Sets the level of the log of this connector, where there is one."""
+        if self.log_level is not None:
+            # LMCache gives each logger a level of its own.
+            for name in ("gcos.lmcache", *(f"gcos.lmcache.{part}" for part in ("backend", "announce", "l2"))):
+                logging.getLogger(name).setLevel(self.log_level)
 
 
 def _unknown(extra: Mapping[str, Any]) -> list[str]:
