@@ -85,6 +85,21 @@ fn files_of_the_gds_backend_become_objects_under_the_keys_of_the_connector() {
 }
 
 #[test]
+fn files_of_a_weka_file_system_are_imported_too() {
+    let (place, root) = place(1);
+    let data = object(&root, 2_000_000);
+    let weka = data.with_file_name("org%2Fmodel%401%400%401e8480%40bfloat16.weka1");
+    std::fs::rename(metadata(&data), metadata(&weka)).unwrap();
+    std::fs::rename(&data, &weka).unwrap();
+    let ran = import(&place, 0, &[]);
+    assert_eq!((&ran["found"], &ran["imported"]), (&2.into(), &2.into()));
+    assert_eq!(place.run(&["get", &key(2_000_000)]).expect(0).out, payload(2_000_000));
+    std::fs::remove_file(metadata(&weka)).unwrap();
+    let ran = import(&place, 1, &[]);
+    assert_eq!((&ran["found"], &ran["incomplete"]), (&1.into(), &1.into()));
+}
+
+#[test]
 fn an_import_that_was_cut_short_is_run_again() {
     let (place, root) = place(5);
     import(&place, 0, &[]);

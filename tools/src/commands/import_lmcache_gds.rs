@@ -16,9 +16,10 @@ use crate::meter::{Meter, Unit};
 use crate::output::Output;
 use crate::pool;
 
-/// Ends of the names of the files that hold data, and of those that say that the data is whole.
-const DATA: &str = ".kvcache.safetensors";
-const METADATA: &str = ".kvcache.safetensors.metadata";
+/// Ends of the names of the files that hold data: on most file systems, and on WekaFS.
+const DATA: [&str; 2] = [".kvcache.safetensors", ".weka1"];
+/// What a data file's name has behind it in that of the file that says that the data is whole.
+const METADATA: &str = ".metadata";
 /// Both kinds begin with this much metadata.
 const HEADER_BYTES: usize = 4096;
 /// Version of the metadata.
@@ -125,7 +126,8 @@ impl Report {
         text.push('.');
         if self.incomplete > 0 {
             text += &format!(
-                "\n{} files have no {METADATA} beside them, so LMCache had not finished them; left out.",
+                "\n{} files have no file of their name and {METADATA} beside them, \
+                 so LMCache had not finished them; left out.",
                 self.incomplete
             );
         }
@@ -147,9 +149,8 @@ fn find(folder: &Path, report: &mut Report) -> Result<Vec<PathBuf>, Failure> {
                     report.refuse(path, "its name is not UTF-8");
                     continue;
                 };
-                if name.ends_with(DATA) {
-                    let metadata = path.with_file_name(format!("{}{METADATA}", stem(name)));
-                    if metadata.is_file() {
+                if stem(name).is_some() {
+                    if metadata(path).is_file() {
                         files.push(path.clone());
                     } else {
                         report.incomplete += 1;
@@ -163,8 +164,16 @@ fn find(folder: &Path, report: &mut Report) -> Result<Vec<PathBuf>, Failure> {
     Ok(files)
 }
 
-fn stem(name: &str) -> &str {
-    name.strip_suffix(DATA).unwrap_or(name)
+/// The name of a data file without its end; `None` for other files.
+fn stem(name: &str) -> Option<&str> {
+    DATA.iter().find_map(|end| name.strip_suffix(end))
+}
+
+/// The file that says that a data file is whole.
+fn metadata(file: &Path) -> PathBuf {
+    let mut path = file.as_os_str().to_owned();
+    path.push(METADATA);
+    path.into()
 }
 
 /// Folders in a folder whose names have two characters, as the first characters of hashes do.
@@ -320,11 +329,12 @@ struct Header {
 impl Header {
     fn of(file: &Path) -> Result<Self, Refusal> {
         let name = file.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        let text =
-            percent_decoded(stem(name)).ok_or(Refusal::Key("it is not encoded as in URLs"))?;
+        let text = stem(name)
+            .and_then(percent_decoded)
+            .ok_or(Refusal::Key("it is not encoded as in URLs"))?;
         check_key(&text)?;
         let header = head(file)?;
-        if head(&file.with_file_name(format!("{}{METADATA}", stem(name))))? != header {
+        if head(&metadata(file))? != header {
             return Err(Refusal::Differs);
         }
         let Tensor { dtype, shape, data_offsets: [start, end], fmt, __metadata__: extra } =
