@@ -29,6 +29,9 @@ impl Registered {
         memory: SharedMemory,
     ) -> Result<Registration, AccessError> {
         let (address, len) = (memory.address(), memory.len());
+        // Declared first, so that what is refused is given back with the table unlocked: its owner may wait for
+        // somebody who waits for the table.
+        let memory = Arc::new(memory);
         let mut registered = table.memory.write();
         let end = address.saturating_add(len);
         if let Some((&other, there)) = registered.range(..end).next_back()
@@ -36,7 +39,7 @@ impl Registered {
         {
             return Err(AccessError::Overlap { address, len, other, other_len: there.len() });
         }
-        registered.insert(address, space.adopt(Arc::new(memory))?);
+        registered.insert(address, space.adopt(Arc::clone(&memory))?);
         Ok(Registration { address, len, table: Arc::clone(table) })
     }
 

@@ -7,6 +7,7 @@ use gcos::Registration as Registered;
 use gcos::engine::device;
 use gcos::hw::DmaBuffer;
 use parking_lot::Mutex;
+use pyo3::exceptions::PyBufferError;
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
@@ -147,14 +148,17 @@ impl Buffer {
     }
 
     /// DLPack: one dimension of bytes.
-    #[pyo3(signature = (*, stream = None, **_options))]
+    #[pyo3(signature = (*, stream = None, dl_device = None, copy = None, **_options))]
     fn __dlpack__<'py>(
         slf: &Bound<'py, Self>,
         stream: Option<&Bound<'py, PyAny>>,
+        dl_device: Option<(i32, i32)>,
+        copy: Option<bool>,
         _options: Option<&Bound<'py, PyDict>>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let _ = stream;
         let this = slf.get();
+        as_it_is(dl_device, (dlpack::CPU, 0), copy)?;
         dlpack::give(slf.as_any(), (this.address as u64, this.len), None)
     }
 
@@ -251,20 +255,39 @@ impl DeviceBuffer {
     }
 
     /// DLPack: one dimension of bytes. Nothing is under way in any stream.
-    #[pyo3(signature = (*, stream = None, **_options))]
+    #[pyo3(signature = (*, stream = None, dl_device = None, copy = None, **_options))]
     fn __dlpack__<'py>(
         slf: &Bound<'py, Self>,
         stream: Option<&Bound<'py, PyAny>>,
+        dl_device: Option<(i32, i32)>,
+        copy: Option<bool>,
         _options: Option<&Bound<'py, PyDict>>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let _ = stream;
         let this = slf.get();
+        let ordinal = i32::try_from(this.gpu).unwrap_or(i32::MAX);
+        as_it_is(dl_device, (dlpack::CUDA, ordinal), copy)?;
         dlpack::give(slf.as_any(), (this.address, this.len), Some(this.gpu))
     }
 
     /// DLPack: the GPU.
     fn __dlpack_device__(&self) -> (i32, usize) {
         (dlpack::CUDA, self.gpu)
+    }
+}
+
+/// Refuses what DLPack's consumers may ask for beside the memory itself: a copy, or another device.
+fn as_it_is(asked: Option<(i32, i32)>, here: (i32, i32), copy: Option<bool>) -> PyResult<()> {
+    if copy == Some(true) {
+        return Err(PyBufferError::new_err(
+            "gcos gives its memory, not copies of it; copy it after",
+        ));
+    }
+    match asked {
+        Some(device) if device != here => Err(PyBufferError::new_err(format!(
+            "the memory is on device {here:?} of DLPack, and {device:?} was asked for; move it after"
+        ))),
+        _ => Ok(()),
     }
 }
 
@@ -287,8 +310,15 @@ impl Registration {
 
 impl Drop for Registration {
     fn drop(&mut self) {
+        let inner = self.inner.get_mut().take();
         if !self.handle.is_ours() {
-            std::mem::forget(self.inner.get_mut().take());
+            std::mem::forget(inner);
+            return;
+        }
+        // The table of registrations and the drives are waited for: others may run meanwhile.
+        let mut inner = Some(inner);
+        if Python::try_attach(|py| py.detach(|| drop(inner.take()))).is_none() {
+            drop(inner);
         }
     }
 }

@@ -66,13 +66,19 @@ impl Crew {
         let future = py.import(intern!(py, "gcos._future"))?.getattr(intern!(py, "Future"))?;
         let future = future.call0()?.unbind();
         let job = Job { future: future.clone_ref(py), batch, shape };
+        // An exception is made of the failure once nothing is locked: that runs Python, and others may run
+        // meanwhile.
+        self.hand_over(job)?;
+        Ok(future)
+    }
+
+    fn hand_over(&self, job: Job) -> Result<(), Failure> {
         let mut running = self.running.lock();
         let crew = match &mut *running {
             Some(crew) => crew,
             none => none.insert(self.start()?),
         };
-        crew.jobs.send(job).map_err(|_| Failure::closed())?;
-        Ok(future)
+        crew.jobs.send(job).map_err(|_| Failure::closed())
     }
 
     fn start(&self) -> Result<Running, Failure> {

@@ -67,6 +67,8 @@ enum State {
     Open(Arc<Access>),
     /// It takes no more work; what is under way ends.
     Closing(Arc<Access>),
+    /// Whoever closes it has the pool.
+    Ending,
     Closed,
 }
 
@@ -115,12 +117,18 @@ impl Handle {
         self.check_fork()?;
         match &*self.state.lock() {
             State::Open(access) => Ok(Arc::clone(access)),
-            State::Closing(_) | State::Closed => Err(Failure::closed()),
+            State::Closing(_) | State::Ending | State::Closed => Err(Failure::closed()),
         }
     }
 
+    /// Whether it takes no more work.
     pub(crate) fn is_closed(&self) -> bool {
         !self.is_ours() || !matches!(&*self.state.lock(), State::Open(_))
+    }
+
+    /// Whether the pool is closed, or is being so.
+    fn is_ended(&self) -> bool {
+        matches!(&*self.state.lock(), State::Ending | State::Closed)
     }
 
     /// Takes no more work, waits for what is under way, and closes the pool. Work that has not begun at the end
@@ -132,6 +140,7 @@ impl Handle {
             let mut state = self.state.lock();
             *state = match std::mem::replace(&mut *state, State::Closed) {
                 State::Open(access) | State::Closing(access) => State::Closing(access),
+                State::Ending => State::Ending,
                 State::Closed => return Ok(()),
             };
         }
@@ -145,15 +154,24 @@ impl Handle {
             return Err(Failure::new(Status::Timeout, message));
         };
         self.crew.finish(end)?;
-        let access = match std::mem::replace(&mut *self.state.lock(), State::Closed) {
-            State::Open(access) | State::Closing(access) => access,
-            State::Closed => return Ok(()),
+        let access = {
+            let mut state = self.state.lock();
+            match std::mem::replace(&mut *state, State::Ending) {
+                State::Open(access) | State::Closing(access) => access,
+                State::Ending | State::Closed => {
+                    *state = State::Closed;
+                    return Ok(());
+                }
+            }
         };
         let left = end.map_or(patience, |end| end.saturating_duration_since(Instant::now()));
-        access.close(left).map_err(|error| {
+        let closed = access.close(left);
+        let mut state = self.state.lock();
+        *state = State::Closed;
+        closed.map_err(|error| {
             let failure = Failure::new(Status::of(&error), error.to_string());
             if let Some(access) = error.access {
-                *self.state.lock() = State::Closing(access);
+                *state = State::Closing(access);
             }
             failure
         })
@@ -172,7 +190,7 @@ impl Drop for Handle {
 
 /// Closes a store that nobody holds any more. Nobody is left to be told how that went.
 pub(crate) fn abandon(handle: &Arc<Handle>) {
-    if !handle.is_ours() || handle.is_closed() {
+    if !handle.is_ours() || handle.is_ended() {
         return;
     }
     if !handle.crew.is_mine() {

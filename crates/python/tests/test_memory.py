@@ -214,6 +214,15 @@ def test_memory_that_nobody_else_holds_stays_until_the_end(ram: gcos.Store) -> N
         assert ram.get(f"{number}") == bytes([number]) * 100_000
 
 
+def test_dlpack_gives_no_copies_and_no_other_device(ram: gcos.Store) -> None:
+    buffer = ram.buffer(4096)
+    with pytest.raises(BufferError, match="not copies"):
+        buffer.__dlpack__(copy=True)
+    with pytest.raises(BufferError, match="was asked for"):
+        buffer.__dlpack__(dl_device=(2, 0))
+    assert buffer.__dlpack__(copy=False, dl_device=(1, 0), max_version=(1, 0)) is not None
+
+
 def test_dlpack_of_a_buffer_is_taken_back(ram: gcos.Store) -> None:
     class Exporter:
         """Nothing but DLPack, so that no other way is taken."""

@@ -127,6 +127,13 @@ def test_each_of_many_has_a_result_of_its_own(ram: gcos.Store) -> None:
     assert first is True
     assert isinstance(second, gcos.InvalidArgument)
     assert shared == b"aaa"
+    # The second is refused, and hides nothing from the third.
+    ram.put_many(["whole", "part"], [b"w" * 100, b"p" * 10])
+    whole = memoryview(bytearray(100))
+    parts = ram.get_many(["whole", "part", "part"], [whole, whole[20:30], whole[50:60]])
+    assert parts[0] is True
+    assert all(isinstance(part, gcos.InvalidArgument) for part in parts[1:])
+    assert whole == b"w" * 100
     with pytest.raises(gcos.InvalidArgument, match="2 keys and 1 buffers"):
         ram.put_many(["a", "b"], [b"x"])
 

@@ -187,12 +187,24 @@ fn overlapping(items: &[(usize, &mut Item)]) -> Vec<bool> {
     let mut taken: BTreeMap<usize, usize> = BTreeMap::new();
     let mut found = Vec::with_capacity(items.len());
     for (_, item) in items {
-        let mut overlaps = false;
-        for range in item.regions.iter().filter_map(range) {
+        let ranges = || item.regions.iter().filter_map(range);
+        let mut own: Vec<usize> = Vec::new();
+        let overlaps = ranges().any(|range| {
             let (start, end) = (range.address(), range.address() + range.len());
             let before = taken.range(..end).next_back();
-            overlaps |= before.is_some_and(|(_, other_end)| *other_end > start);
-            taken.insert(start, end);
+            let overlaps = before.is_some_and(|(_, other_end)| *other_end > start);
+            if !overlaps {
+                taken.insert(start, end);
+                own.push(start);
+            }
+            overlaps
+        });
+        // One that is refused is not in the way of others; what is taken never overlaps, so looking at the
+        // nearest is enough.
+        if overlaps {
+            for start in own {
+                taken.remove(&start);
+            }
         }
         found.push(overlaps);
     }
