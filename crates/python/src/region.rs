@@ -39,7 +39,8 @@ pub(crate) enum Keep {
 #[derive(Debug)]
 pub(crate) struct Region {
     pub(crate) place: Place,
-    /// Number of the stream of torch that the memory was last used in, as far as that is known.
+    /// Number of the stream that the memory was last used in, as far as that is known: of the one that torch uses, or
+    /// the default one, which DLPack was asked to put what was asked of the tensor before.
     pub(crate) stream: Option<u64>,
     _keep: Keep,
 }
@@ -188,7 +189,8 @@ impl Region {
         };
         let taken = dlpack::take(&capsule)?;
         let place = place(taken.gpu, taken.address, taken.len)?;
-        Ok(Self::new(place, Keep::Tensor(taken)))
+        let stream = taken.gpu.map(|_| 0);
+        Ok(Self { stream, ..Self::new(place, Keep::Tensor(taken)) })
     }
 
     fn at(

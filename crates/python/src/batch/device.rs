@@ -1,5 +1,6 @@
 //! Items in memory of a GPU.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use gcos::engine::device::{ForeignMemory, Gpu, Stream};
@@ -20,9 +21,15 @@ pub(super) fn carry_out(
     stream: Option<u64>,
     items: &mut [(usize, &mut Item)],
 ) -> Vec<Outcome> {
-    let known = || items.iter().flat_map(|(_, item)| &item.regions).find_map(|r| r.stream);
+    let known = || items.iter().flat_map(|(_, item)| &item.regions).filter_map(|r| r.stream);
     let opened = access.gpu(gpu).map_err(Failure::from).and_then(|gpu| {
-        let stream = foreign::stream(&gpu, stream.or_else(known).unwrap_or(0))?;
+        let chosen = stream.or_else(|| known().next()).unwrap_or(0);
+        let stream = foreign::stream(&gpu, chosen)?;
+        // What makes the memory of other items is in other streams.
+        let others: BTreeSet<u64> = known().filter(|&other| other != chosen).collect();
+        for other in others {
+            stream.wait(&foreign::stream(&gpu, other)?.record()?)?;
+        }
         Ok((gpu, stream))
     });
     let (gpu, stream) = match opened {
