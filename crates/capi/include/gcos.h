@@ -569,9 +569,13 @@ gcos_status gcos_checkpoint(gcos_store *store);
 
 /* Gives the log of the library, up to this level (GCOS_LOG_ERROR to GCOS_LOG_TRACE), to a
  * function, for the whole process and in the place of one before; level 0 and a null pointer
- * end it. When this returns, no call of the function before is under way; GCOS_TIMEOUT when one
- * goes on for 10 seconds, and nothing is changed. GCOS_BUSY when another part of the process
- * takes the log of all Rust libraries. */
+ * end it. The function is called from a thread of the library's, one line at a time, soon after
+ * the line was logged; it may call the library, but for gcos_set_log, and what that logs is
+ * left out. When it is slow and more than 1024 lines wait, lines are left out, and it is told
+ * how many. gcos_open, gcos_close and this wait for it to get the lines so far, 1 second at
+ * most. When this returns, no call of the function before is under way, and none follows;
+ * GCOS_TIMEOUT when one goes on for 10 seconds, and nothing is changed. GCOS_BUSY when another
+ * part of the process takes the log of all Rust libraries. */
 gcos_status gcos_set_log(int32_t level, gcos_log_callback callback, void *user);
 
 /* ---- Files and GPUs, beside the pool ---- */

@@ -7,13 +7,16 @@ use gcos::{Access, Config};
 use crate::args::{Out, text};
 use crate::call::{Failure, guard};
 use crate::handle;
+use crate::log;
 use crate::types::{GCOS_CREATE, gcos_status, gcos_store};
 
 fn open(config: &Config, flags: u32, store: &Out<*mut gcos_store>) -> Result<(), Failure> {
     if flags & !GCOS_CREATE != 0 {
         return Err(Failure::invalid("flags", "0 or GCOS_CREATE", flags));
     }
-    store.put(handle::add(Access::open(config, flags & GCOS_CREATE != 0)?)?);
+    let opened = Access::open(config, flags & GCOS_CREATE != 0);
+    log::flush();
+    store.put(handle::add(opened?)?);
     Ok(())
 }
 
@@ -62,5 +65,9 @@ pub unsafe extern "C" fn gcos_open_json(
 /// as the process. A process that ends without this loses no put that was acknowledged with GCOS_SYNC.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn gcos_close(store: *mut gcos_store, deadline_ms: u64) -> gcos_status {
-    guard(|| handle::close(store, Duration::from_millis(deadline_ms)))
+    guard(|| {
+        let closed = handle::close(store, Duration::from_millis(deadline_ms));
+        log::flush();
+        closed
+    })
 }
