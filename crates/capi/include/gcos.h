@@ -587,7 +587,8 @@ gcos_status gcos_create_file(const char *path, uint64_t size, int32_t *created);
 /* Writes size bytes of a GPU's memory to a file from offset on, after the work that is in the
  * stream (cudaStream_t or CUstream; null is the default stream), and returns when they are
  * written, not when they survive the loss of power. The file is made if it does not exist. Any
- * file, no pool. mode (may be null) gets GCOS_MODE_.... */
+ * file, no pool. mode (may be null) gets GCOS_MODE_.... GCOS_FORKED in a child of a process
+ * that has used GPUs. */
 gcos_status gcos_gpu_file_write(
     const char *path,
     int32_t device,

@@ -1,5 +1,6 @@
 use std::ffi::c_void;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use gcos::Status;
 use gcos::cuda::{ForeignMemory, Gpu, Stream};
@@ -12,11 +13,32 @@ use crate::handle::{self, Handle};
 use crate::object::{hit, kept, put_options};
 use crate::types::{gcos_item, gcos_key, gcos_put_options, gcos_status, gcos_store};
 
+/// The process that first used GPUs; 0 before. What the driver knows of them, and locks that its threads held, are of no
+/// use in a child.
+static USED_BY: AtomicU32 = AtomicU32::new(0);
+
+/// Refuses GPUs to a child of the process that used them first, before any lock.
+pub(crate) fn check_fork() -> Result<(), Failure> {
+    let now = std::process::id();
+    let first = USED_BY.compare_exchange(0, now, Ordering::AcqRel, Ordering::Acquire);
+    match first.err().filter(|&first| first != now) {
+        None => Ok(()),
+        Some(first) => Err(Failure::new(
+            Status::Forked,
+            format!(
+                "GPUs were used by process {first}, and this is its child {now}: CUDA does not work here; fork before \
+                 they are used, or start another program"
+            ),
+        )),
+    }
+}
+
 /// The GPU of this number.
 pub(crate) fn gpu(handle: &Handle, device: i32) -> Result<Arc<Gpu>, Failure> {
     let Ok(ordinal) = usize::try_from(device) else {
         return Err(Failure::invalid("device", "the number of a GPU, from 0", device));
     };
+    check_fork()?;
     Ok(handle.access.gpu(ordinal)?)
 }
 

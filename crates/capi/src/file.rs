@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 
 use crate::args::{Out, text};
 use crate::call::{Failure, guard};
+use crate::device::check_fork;
 use crate::types::{GCOS_MODE_COMPATIBILITY, GCOS_MODE_GDS_DIRECT, GCOS_MODE_STAGING, gcos_status};
 
 /// GPUs that were used.
@@ -22,6 +23,7 @@ fn gpu(device: i32) -> Result<Arc<Gpu>, Failure> {
     let Ok(ordinal) = usize::try_from(device) else {
         return Err(Failure::invalid("device", "the number of a GPU, from 0", device));
     };
+    check_fork()?;
     let mut gpus = GPUS.lock();
     if let Some(gpu) = gpus.iter().find(|gpu| gpu.ordinal() == ordinal) {
         return Ok(Arc::clone(gpu));
@@ -88,7 +90,8 @@ pub unsafe extern "C" fn gcos_create_file(
 
 /// Writes size bytes of a GPU's memory to a file from offset on, after the work that is in the stream (cudaStream_t or
 /// CUstream; null is the default stream), and returns when they are written, not when they survive the loss of power. The
-/// file is made if it does not exist. Any file, no pool. mode (may be null) gets GCOS_MODE_....
+/// file is made if it does not exist. Any file, no pool. mode (may be null) gets GCOS_MODE_.... GCOS_FORKED in a child of
+/// a process that has used GPUs.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn gcos_gpu_file_write(
     path: *const c_char,

@@ -219,6 +219,10 @@ static void children(void) {
         OK(gcos_get(own, "key", 3, &byte, 1));
         CHECK(byte == 'y');
         OK(gcos_close(own, 10000));
+        /* GPUs were used before the fork. */
+        CHECK_STATUS(gcos_gpu_file_read("/no/file", 999, &byte, 1, 0, NULL, NULL), GCOS_FORKED);
+        CHECK_STATUS(gcos_gpu_file_write("/no/file", 0, &byte, 1, 0, NULL, NULL), GCOS_FORKED);
+        INVALID(gcos_gpu_file_write("/no/file", -1, &byte, 1, 0, NULL, NULL));
         _exit(0);
     }
     CHECK(waitpid(child, &status, 0) == child);
