@@ -39,7 +39,8 @@ static void one_object(gcos_store *store) {
     CHECK_STATUS(gcos_get(store, "key", 3, out, LEN - 1), GCOS_WRONG_SIZE);
     CHECK(strstr(gcos_last_error(), "200000") != NULL);
     CHECK_STATUS(gcos_get_range(store, "key", 3, LEN - 1, out, 2), GCOS_WRONG_SIZE);
-    CHECK_STATUS(gcos_get_range(store, "key", 3, (uint64_t)1 << 40, out, 2), GCOS_INVALID_ARGUMENT);
+    CHECK_STATUS(gcos_get_range(store, "key", 3, (uint64_t)1 << 40, out, 2), GCOS_WRONG_SIZE);
+    CHECK_STATUS(gcos_get_range(store, "other", 5, (uint64_t)1 << 40, out, 2), GCOS_NO_SUCH_KEY);
     CHECK_STATUS(gcos_get(store, "other", 5, out, LEN), GCOS_NO_SUCH_KEY);
     CHECK(strcmp(gcos_last_error(), "no such key") == 0);
 
