@@ -174,6 +174,16 @@ fn whoever_sends_without_end_or_not_at_all_holds_nothing_up_for_long() {
     let _ = endless.write_all(&long);
     let page = ask(server.address(), "GET /metrics HTTP/1.1\r\n\r\n");
     assert!(page.starts_with("HTTP/1.1 200"));
+    let silent: Vec<_> = (0..5).map(|_| TcpStream::connect(server.address()).unwrap()).collect();
+    let begun = Instant::now();
+    let page = ask(server.address(), "GET /metrics HTTP/1.1\r\n\r\n");
+    assert!(page.starts_with("HTTP/1.1 200"));
+    assert!(begun.elapsed() < Duration::from_secs(4), "five who do not ask hold nobody up");
+    // More than are served at once are cut off, and make room.
+    let more: Vec<_> = (0..10).map(|_| TcpStream::connect(server.address()).unwrap()).collect();
+    let page = ask(server.address(), "GET /metrics HTTP/1.1\r\n\r\n");
+    assert!(page.starts_with("HTTP/1.1 200"));
+    drop((silent, more));
     let _silent = TcpStream::connect(server.address()).unwrap();
     std::thread::sleep(Duration::from_millis(200));
     let begun = Instant::now();
@@ -186,7 +196,9 @@ fn whoever_sends_without_end_or_not_at_all_holds_nothing_up_for_long() {
 fn an_address_that_cannot_be_had_is_said() {
     let access = open();
     let server = MetricsServer::start(&access, "127.0.0.1:0").unwrap();
-    for address in ["nowhere", "127.0.0.1", "256.0.0.1:1", &server.address().to_string()] {
+    for address in
+        ["nowhere", "127.0.0.1", "256.0.0.1:1", "localhost:0", &server.address().to_string()]
+    {
         let error = MetricsServer::start(&access, address).unwrap_err();
         assert!(error.to_string().contains(address), "{error}");
     }

@@ -1,8 +1,8 @@
 //! An HTTP server for one page: `GET /metrics`.
 
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -10,8 +10,12 @@ use std::time::{Duration, Instant};
 use crate::Access;
 use crate::status::{Classify, Status};
 
-/// Time for a whole request, and for the whole answer.
-const DEADLINE: Duration = Duration::from_secs(5);
+/// Time for a whole request: it comes in one piece from whoever means to ask.
+const REQUEST: Duration = Duration::from_secs(1);
+/// Time for the whole answer.
+const ANSWER: Duration = Duration::from_secs(5);
+/// Connections that are served side by side; more wait.
+const AT_ONCE: usize = 8;
 /// Most bytes of a request. Prometheus sends a few hundred.
 const REQUEST_BYTES: usize = 8 << 10;
 /// How long the server rests where nobody asks; also how long its end may take.
@@ -25,8 +29,8 @@ const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 pub enum MetricsError {
     /// The address is none, or cannot be had.
     #[error(
-        "metrics cannot be served at {address:?}: expected an address and a port that is free, such as \
-         127.0.0.1:9090, or port 0 for any"
+        "metrics cannot be served at {address:?}: expected an address in digits and a port that is free, such \
+         as 127.0.0.1:9090 or [::1]:9090, or port 0 for any"
     )]
     Address {
         /// What was asked for.
@@ -50,7 +54,8 @@ impl Classify for MetricsError {
 }
 
 /// Serves the figures of a pool to Prometheus until it is dropped. It does not keep the pool open, and tells
-/// whoever asks once it is closed (503). One request at a time: a page takes less than a millisecond.
+/// whoever asks once it is closed (503). A few connections are served side by side, so that one who does not ask
+/// holds nobody up.
 ///
 /// There is neither encryption nor a password: bind it to an address that only those reach who may read.
 #[derive(Debug)]
@@ -62,14 +67,16 @@ pub struct MetricsServer {
 }
 
 impl MetricsServer {
-    /// Starts at an address such as `127.0.0.1:9090`; port 0 is any that is free.
+    /// Starts at an address such as `127.0.0.1:9090`; port 0 is any that is free. Names are not looked up.
     ///
     /// # Errors
     /// [`MetricsError`].
     pub fn start(access: &Arc<Access>, address: &str) -> Result<Self, MetricsError> {
         let fail = |source| MetricsError::Address { address: address.to_owned(), source };
-        let addresses: Vec<_> = address.to_socket_addrs().map_err(fail)?.collect();
-        let listener = TcpListener::bind(addresses.as_slice()).map_err(fail)?;
+        let wanted: Result<SocketAddr, _> = address.parse();
+        let wanted =
+            wanted.map_err(|error| fail(io::Error::new(io::ErrorKind::InvalidInput, error)))?;
+        let listener = TcpListener::bind(wanted).map_err(fail)?;
         listener.set_nonblocking(true).map_err(fail)?;
         let bound = listener.local_addr().map_err(fail)?;
         let stop = Arc::new(AtomicBool::new(false));
@@ -100,27 +107,56 @@ impl Drop for MetricsServer {
 }
 
 fn serve(listener: &TcpListener, access: &Weak<Access>, stop: &AtomicBool) {
-    while !stop.load(Ordering::Acquire) {
-        match listener.accept() {
-            Ok((stream, peer)) => {
-                if let Err(error) = answer(stream, access, stop) {
-                    tracing::debug!(%peer, %error, "a request for metrics was not answered");
-                }
-            }
-            Err(error) => {
-                if error.kind() != io::ErrorKind::WouldBlock {
-                    tracing::debug!(%error, "no connection for metrics");
-                }
+    let serving = AtomicUsize::new(0);
+    // Ends when those who are served have been, or have seen `stop`.
+    std::thread::scope(|threads| {
+        while !stop.load(Ordering::Acquire) {
+            if serving.load(Ordering::Acquire) >= AT_ONCE {
                 std::thread::sleep(REST);
+                continue;
+            }
+            match listener.accept() {
+                Ok((stream, peer)) => {
+                    serving.fetch_add(1, Ordering::AcqRel);
+                    let serving = &serving;
+                    let one = move || {
+                        let served = Served(serving);
+                        if let Err(error) = answer(stream, access, stop) {
+                            tracing::debug!(%peer, %error, "a request for metrics was not answered");
+                        }
+                        drop(served);
+                    };
+                    let thread = std::thread::Builder::new().name("gcos-metrics".to_owned());
+                    if let Err(error) = thread.spawn_scoped(threads, one) {
+                        serving.fetch_sub(1, Ordering::AcqRel);
+                        tracing::debug!(%peer, %error, "no thread for a request for metrics");
+                    }
+                }
+                Err(error) => {
+                    if error.kind() != io::ErrorKind::WouldBlock {
+                        tracing::debug!(%error, "no connection for metrics");
+                    }
+                    std::thread::sleep(REST);
+                }
             }
         }
+    });
+}
+
+/// Counts a connection out, also where its thread panics.
+struct Served<'a>(&'a AtomicUsize);
+
+impl Drop for Served<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
 fn answer(mut stream: TcpStream, access: &Weak<Access>, stop: &AtomicBool) -> io::Result<()> {
     stream.set_nonblocking(false)?;
-    let end = Instant::now() + DEADLINE;
+    let end = Instant::now() + REQUEST;
     let request = request(&mut stream, end, stop)?;
+    let end = Instant::now() + ANSWER;
     let (status, kind, page) = match page(&request, access) {
         Ok(page) => ("200 OK", TEXT, page),
         Err((status, text)) => (status, "text/plain; charset=utf-8", format!("{text}\n")),

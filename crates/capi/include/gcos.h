@@ -554,9 +554,11 @@ gcos_status gcos_describe(gcos_store *store, char *text, size_t capacity, size_t
  * gcos_describe; the text grows and shrinks between calls, so ask again where it does not fit. */
 gcos_status gcos_metrics_text(gcos_store *store, char *text, size_t capacity, size_t *len);
 
-/* Serves that text to Prometheus at an address such as "127.0.0.1:9090", in the place of an
- * address before; null ends it. With port 0 any free one is taken; port (may be null) says
- * which. There is neither encryption nor a password. */
+/* Serves that text to Prometheus at an address in digits such as "127.0.0.1:9090", in the place
+ * of an address before; null ends it. With port 0 any free one is taken; port (may be null)
+ * says which. If this fails, the address before is served on: so one that overlaps it, the same
+ * port of another address, is refused until it was ended with null. There is neither encryption
+ * nor a password. */
 gcos_status gcos_serve_metrics(gcos_store *store, const char *address, uint16_t *port);
 
 /* Makes everything that was acknowledged so far durable. */

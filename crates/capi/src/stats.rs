@@ -298,8 +298,10 @@ pub unsafe extern "C" fn gcos_metrics_text(
     })
 }
 
-/// Serves that text to Prometheus at an address such as "127.0.0.1:9090", in the place of an address before; null ends
-/// it. With port 0 any free one is taken; port (may be null) says which. There is neither encryption nor a password.
+/// Serves that text to Prometheus at an address in digits such as "127.0.0.1:9090", in the place of an address before;
+/// null ends it. With port 0 any free one is taken; port (may be null) says which. If this fails, the address before is
+/// served on: so one that overlaps it, the same port of another address, is refused until it was ended with null.
+/// There is neither encryption nor a password.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn gcos_serve_metrics(
     store: *mut gcos_store,
@@ -311,15 +313,21 @@ pub unsafe extern "C" fn gcos_serve_metrics(
         // SAFETY: as the header asks of callers.
         let port = unsafe { Out::maybe("port", port)? };
         let mut serving = handle.metrics.lock();
-        // The address may be the same.
-        *serving = None;
-        if !address.is_null() {
-            // SAFETY: as above.
-            let address = unsafe { self::text("address", address)? };
-            let server = MetricsServer::start(&handle.access, address)?;
-            port.put(server.address().port());
-            *serving = Some(server);
+        if address.is_null() {
+            *serving = None;
+            return Ok(());
         }
+        // SAFETY: as above.
+        let address = unsafe { self::text("address", address)? };
+        // What is served there already cannot be had twice, and is the same.
+        let same = |server: &&MetricsServer| address.parse() == Ok(server.address());
+        if let Some(server) = serving.as_ref().filter(same) {
+            port.put(server.address().port());
+            return Ok(());
+        }
+        let server = MetricsServer::start(&handle.access, address)?;
+        port.put(server.address().port());
+        *serving = Some(server);
         Ok(())
     })
 }

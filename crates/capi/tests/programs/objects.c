@@ -3,6 +3,11 @@
 
 #include "check.h"
 
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
 static void fill(unsigned char *bytes, size_t len, unsigned seed) {
     size_t i;
     for (i = 0; i < len; i++) {
@@ -249,12 +254,27 @@ static void memory(gcos_store *store) {
     CHECK_STATUS(gcos_alloc(store, (size_t)-1, &data), GCOS_INVALID_ARGUMENT);
 }
 
+/* Whether somebody listens at this port of this machine. */
+static int listens(uint16_t port) {
+    struct sockaddr_in address;
+    int connection = socket(AF_INET, SOCK_STREAM, 0), connected;
+    CHECK(connection >= 0);
+    memset(&address, 0, sizeof address);
+    address.sin_family = AF_INET;
+    address.sin_port = htons(port);
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    connected = connect(connection, (struct sockaddr *)&address, sizeof address) == 0;
+    close(connection);
+    return connected;
+}
+
 static void figures(gcos_store *store) {
     gcos_stats stats;
     gcos_interval_stats interval;
     char *text;
     size_t len = 0, again = 0;
-    uint16_t port = 0;
+    uint16_t port = 0, again_port = 0;
+    char address[32];
 
     stats.struct_size = sizeof stats;
     OK(gcos_get_stats(store, &stats));
@@ -279,8 +299,18 @@ static void figures(gcos_store *store) {
 
     OK(gcos_serve_metrics(store, "127.0.0.1:0", &port));
     CHECK(port != 0);
-    OK(gcos_serve_metrics(store, "127.0.0.1:0", NULL));
+    sprintf(address, "127.0.0.1:%u", (unsigned)port);
+    CHECK(listens(port));
+    OK(gcos_serve_metrics(store, address, &again_port));
+    CHECK(again_port == port && listens(port));
+    /* What cannot be served leaves what is served. */
+    CHECK_STATUS(gcos_serve_metrics(store, "localhost:0", &port), GCOS_INVALID_ARGUMENT);
+    CHECK_STATUS(gcos_serve_metrics(store, "192.0.2.1:1", &port), GCOS_INVALID_ARGUMENT);
+    CHECK(listens(port));
+    OK(gcos_serve_metrics(store, "127.0.0.1:0", &again_port));
+    CHECK(again_port != port && listens(again_port) && !listens(port));
     OK(gcos_serve_metrics(store, NULL, NULL));
+    CHECK(!listens(again_port));
     CHECK_STATUS(gcos_serve_metrics(store, "nowhere", &port), GCOS_INVALID_ARGUMENT);
 }
 
