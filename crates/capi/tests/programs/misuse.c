@@ -251,15 +251,18 @@ static void logs(void) {
     struct log log = {PTHREAD_MUTEX_INITIALIZER, 0, 0};
     gcos_store *store = NULL;
     unsigned lines;
+    pid_t child;
+    int status = 0;
 
     INVALID(gcos_set_log(6, take, &log));
     INVALID(gcos_set_log(-1, take, &log));
     INVALID(gcos_set_log(GCOS_LOG_INFO, NULL, NULL));
-    pid_t child;
-    int status = 0;
     OK(gcos_set_log(GCOS_LOG_INFO, take, &log));
     OK(gcos_open_json(IN_MEMORY, 0, &store));
     OK(gcos_close(store, 10000));
+    /* The function has had what was logged. */
+    CHECK(log.lines > 0);
+    /* A child has the log, too, from a thread of its own. */
     lines = log.lines;
     child = fork();
     CHECK(child >= 0);
@@ -276,15 +279,12 @@ static void logs(void) {
     CHECK(waitpid(child, &status, 0) == child);
     CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
     OK(gcos_set_log(0, NULL, NULL));
+    lines = log.lines;
+    CHECK(log.wrong == 0);
     OK(gcos_open_json(IN_MEMORY, 0, &store));
-    /* The function has had what was logged. */
-    CHECK(log.lines > 0);
-    /* A child has the log, too, from a thread of its own. */
     OK(gcos_close(store, 10000));
     CHECK(log.lines == lines);
 }
-    lines = log.lines;
-    CHECK(log.wrong == 0);
 
 static void gpus_and_files(gcos_store *store, const char *folder) {
     char path[1024], data[64];
