@@ -185,6 +185,7 @@ mod tests {
     use gcos::{Access, Config};
 
     use super::*;
+    use crate::object::{gcos_get, gcos_put};
     use crate::open::gcos_close;
 
     const LEN: usize = 64 << 10;
@@ -292,6 +293,27 @@ mod tests {
             // SAFETY: a handle.
             assert_eq!(unsafe { gcos_close(store, 1000) }, Status::Closed.code());
             ender.join().unwrap();
+        }
+    }
+
+    #[test]
+    fn close_is_ok_where_registered_memory_was_used_through_the_kernel_and_all_of_it_has_ended() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("pool");
+        let config = serde_json::json!({
+            "disk": {"number": 1, "paths": [path], "capacity_bytes": 64 << 20},
+            "kernel_path": {"use_direct_io": false},
+        });
+        let config = Config::parse(&config.to_string(), "test").unwrap();
+        let store = handle::add(Access::open(&config, true).unwrap()).unwrap();
+        let data = registered(store);
+        let key = b"key".as_ptr().cast();
+        let (options, kept) = (std::ptr::null(), std::ptr::null_mut());
+        // SAFETY: memory as above, a key of three bytes, a handle.
+        unsafe {
+            assert_eq!(gcos_put(store, key, 3, data, LEN, options, kept), 0);
+            assert_eq!(gcos_get(store, key, 3, data, LEN), 0);
+            assert_eq!(gcos_close(store, 10_000), 0);
         }
     }
 }
