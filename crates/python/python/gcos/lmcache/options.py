@@ -60,7 +60,7 @@ class Options:
     threads: int
     #: MiB of the GPU's memory that gets read into; 0 for none.
     device_buffer_mib: int
-    #: ``HOST:PORT`` at which metrics are served; ``None`` for nowhere.
+    #: Address in digits and port at which metrics are served; ``None`` for nowhere.
     metrics_address: Optional[str]
     #: Most seconds that a close waits for I/O.
     close_timeout_s: float
