@@ -3,6 +3,7 @@
 use std::env;
 use std::fs::{self, File};
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -169,12 +170,18 @@ impl Boot {
         format!("{kernel} gcos.scenario={}{}", self.scenario, log.unwrap_or_default())
     }
 
-    /// Starts it, waits for its end and judges it; see [`Guest::finish`].
+    /// Starts it, waits for its end and judges it; see [`Guest::finish`]. Started once more where QEMU died before
+    /// anything of ours ran in it: seen once, in its software emulation, while the kernel booted.
     ///
     /// # Errors
     /// As [`Boot::start`] and [`Guest::finish`].
     pub fn run(&self) -> Result<Report, String> {
-        self.start()?.finish(&[])
+        let mut guest = self.start()?;
+        if guest.died_booting()? {
+            drop(guest);
+            guest = self.start()?;
+        }
+        guest.finish(&[])
     }
 }
 
@@ -304,6 +311,18 @@ impl Guest {
             true => Ok(report),
             false => Err(self.complaint(&faults.join("\n"))),
         }
+    }
+
+    /// Whether a signal ended QEMU before the guest said a word. Waits for either.
+    fn died_booting(&mut self) -> Result<bool, String> {
+        while [CONSOLE, KERNEL, REPORT].iter().all(|port| self.text(port).is_empty()) {
+            if self.ended()? {
+                let status = self.child.wait().map_err(|e| format!("waiting for QEMU: {e}"))?;
+                return Ok(status.signal().is_some());
+            }
+            thread::sleep(TICK);
+        }
+        Ok(false)
     }
 
     /// Whether QEMU has ended.
