@@ -287,7 +287,9 @@ impl WriteCache {
         let start = index * self.unit;
         let len = self.unit.min(medium.len().saturating_sub(start));
         match block {
-            Block::Zero => medium.zero(start, len),
+            // To give back the space of one block takes longer than to write it; large ranges, whose space
+            // counts, never come here.
+            Block::Zero => medium.write_zeros(start, len),
             Block::Data(data) => {
                 let present = usize::try_from(len).unwrap_or(0);
                 medium.write_bytes(start, data.get(..present).unwrap_or_default())

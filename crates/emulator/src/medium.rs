@@ -248,7 +248,8 @@ impl Medium {
         Ok(())
     }
 
-    fn write_zeros(&self, offset: u64, len: u64) -> Result<(), MediaError> {
+    /// Writes zeros, which take the space that they take.
+    pub(crate) fn write_zeros(&self, offset: u64, len: u64) -> Result<(), MediaError> {
         let zeros = vec![0; ZEROS_BYTES.min(to_usize(len)?)];
         let mut done = 0;
         while done < len {
