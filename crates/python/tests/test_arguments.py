@@ -241,6 +241,10 @@ def test_no_arguments_bring_the_interpreter_down(folder: Path, monkeypatch: Any)
             except OSError:
                 assert name == "ops.create_file"
                 continue
+            except BufferError:
+                # What DLPack asks for where a copy is wanted and none is given.
+                assert name == "Buffer.__dlpack__"
+                continue
             except RuntimeError as error:
                 assert str(error) == "of the caller", name
                 continue
