@@ -135,14 +135,18 @@ impl Classify for StoreError {
 
 impl Classify for MissReason {
     fn status(&self) -> Status {
-        Status::NoSuchKey
+        match self {
+            // Whoever asked has to know that the memory is not theirs yet.
+            Self::Unfinished { .. } => Status::Timeout,
+            _ => Status::NoSuchKey,
+        }
     }
 }
 
 impl Classify for IoError {
     fn status(&self) -> Status {
         match self.kind {
-            IoErrorKind::Timeout => Status::Timeout,
+            IoErrorKind::Timeout | IoErrorKind::Unfinished => Status::Timeout,
             IoErrorKind::Gone | IoErrorKind::Demoted => Status::MissingDrive,
             _ => Status::Io,
         }
@@ -293,6 +297,8 @@ mod tests {
         assert_eq!(Status::of(&invalid), Status::InvalidArgument);
         assert_eq!(Status::of(&StoreError::Closed), Status::Closed);
         assert_eq!(Status::of(&MissReason::Expired), Status::NoSuchKey);
+        let late = MissReason::Unfinished { detail: "held".into() };
+        assert_eq!(Status::of(&late), Status::Timeout);
         let memory = StoreError::Memory(HwError::IovaExhausted { len: 5 });
         assert_eq!(Status::of(&memory), Status::OutOfMemory);
         assert_eq!(Status::of(&GpuError::NoDriver), Status::Gpu);

@@ -320,9 +320,8 @@ gcos_status gcos_list(
  * no two registrations overlap, and none overlaps memory of gcos_alloc; GCOS_BUSY for memory
  * that is registered already, or still on its way out. The memory stays what it is, and
  * allocated, until gcos_unregister or gcos_close has returned GCOS_OK. After a get into it that
- * ended with GCOS_TIMEOUT, GCOS_IO or a miss because of I/O, a drive that is reached through
- * the kernel may still write to the part that was given: use that part for nothing else before
- * then. */
+ * ended with GCOS_TIMEOUT, a drive that is reached through the kernel may still write to the
+ * part that was given: use that part for nothing else before then. */
 gcos_status gcos_register(gcos_store *store, void *data, size_t len);
 
 /* Takes memory back, given by its first address, once no drive uses it. GCOS_TIMEOUT when one
@@ -364,8 +363,8 @@ gcos_status gcos_put_device(
 
 /* Reads an object into memory of a GPU, of exactly its length, after the work that is in the
  * stream, and returns when it is there and was verified. As gcos_get and gcos_put_device else.
- * Should the stream not pass (GCOS_TIMEOUT, or a miss that says so), the memory must stay until
- * it has. */
+ * Should the stream not pass in time, or the drive not deliver (GCOS_TIMEOUT), the memory must
+ * stay, and be used for nothing else, until they have. */
 gcos_status gcos_get_device(
     gcos_store *store,
     const void *key,

@@ -182,8 +182,8 @@ pub unsafe extern "C" fn gcos_put_device(
 }
 
 /// Reads an object into memory of a GPU, of exactly its length, after the work that is in the stream, and returns when
-/// it is there and was verified. As gcos_get and gcos_put_device else. Should the stream not pass (GCOS_TIMEOUT, or a
-/// miss that says so), the memory must stay until it has.
+/// it is there and was verified. As gcos_get and gcos_put_device else. Should the stream not pass in time, or the drive not
+/// deliver (GCOS_TIMEOUT), the memory must stay, and be used for nothing else, until they have.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn gcos_get_device(
     store: *mut gcos_store,

@@ -17,8 +17,8 @@ use crate::types::{gcos_status, gcos_store};
 /// of 4096 bytes without a copy. Address and length are multiples of 4096; no two registrations overlap, and none
 /// overlaps memory of gcos_alloc; GCOS_BUSY for memory that is registered already, or still on its way out. The memory stays what
 /// it is, and allocated, until gcos_unregister or gcos_close has returned GCOS_OK. After a get into it that ended with
-/// GCOS_TIMEOUT, GCOS_IO or a miss because of I/O, a drive that is reached through the kernel may still write to the
-/// part that was given: use that part for nothing else before then.
+/// GCOS_TIMEOUT, a drive that is reached through the kernel may still write to the part that was given: use that part
+/// for nothing else before then.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn gcos_register(
     store: *mut gcos_store,

@@ -11,8 +11,11 @@ pub enum IoErrorKind {
     Media,
     /// The device refused or failed the command for another reason.
     Device,
-    /// The deadline passed; the command was aborted or ended by a reset.
+    /// The deadline passed; the command was aborted or ended by a reset, or never begun.
     Timeout,
+    /// The deadline passed, and what carries the request cannot be made to give it up: until it ends by itself, a
+    /// read may still write to its memory, and a write to the drive.
+    Unfinished,
     /// The device is gone, shut down, or did not come back from a reset.
     Gone,
     /// The drive was taken out of use by a rule ([`crate::DemotingEngine`]) and takes no requests until it

@@ -360,6 +360,29 @@ def test_memory_that_others_hold_makes_a_get_wait_and_then_miss_but_never_hang(t
         found.ref_count_down()
 
 
+def test_memory_of_a_get_that_did_not_end_in_time_is_never_given_out_again(tmp_path):
+    with Engine(config(tmp_path)) as engine:
+        engine.store(TOKENS)
+        backend, keys = engine.backend, keys_of(engine)
+        allocator = backend.local_cpu_backend.memory_allocator.pin_allocator
+        backend._store, store = rig.LateStore(backend._store), backend._store
+        assert backend.batched_get_blocking(keys[:2]) == [None, None]
+        assert on_loop(engine, backend.batched_get_non_blocking("x", keys[2:5])) == []
+        assert engine.retrieve(TOKENS) == 0
+        backend._store = store
+        late = {obj.data_ptr for obj in backend._kept}
+        assert len(late) == len(backend._kept) == allocator.num_active_allocations >= 5 + 11
+        assert backend.counters["bytes_kept"] == sum(obj.get_size() for obj in backend._kept)
+        held = []
+        while (obj := engine.manager.allocate(engine.data.get_shapes(1), engine.data.get_dtypes(), busy_loop=False)):
+            assert obj.data_ptr not in late
+            held.append(obj)
+        assert held
+        for obj in held:
+            obj.ref_count_down()
+        assert engine.retrieve(TOKENS) == len(TOKENS) and not engine.connector.mismatches
+
+
 def test_a_layer_waits_for_memory_longer_and_says_then_that_there_is_none(tmp_path, monkeypatch):
     monkeypatch.setattr("gcos.lmcache.backend._ALLOCATE_S", 0.1)
     with Engine(config(tmp_path, use_layerwise=True)) as engine:

@@ -162,6 +162,20 @@ def test_store_lookup_load_and_the_accounting_of_salts(tmp_path):
         adapter.submit_load_task([key(1)], [None])
 
 
+def test_memory_of_a_load_that_did_not_end_in_time_is_never_given_out_again(tmp_path):
+    with Direct(tmp_path) as direct:
+        keys = [key(n) for n in range(3)]
+        direct.store(keys)
+        adapter, before = direct.adapter, direct.memory.allocator.num_active_allocations
+        adapter._store, store = rig.LateStore(adapter._store), adapter._store
+        assert direct.load(keys) == [False] * 3
+        adapter._store = store
+        assert adapter.counters["bytes_kept"] == 3 * SHAPE.numel() * 2
+        assert direct.memory.allocator.num_active_allocations == before + 3
+        assert direct.load(keys) == [True] * 3
+        assert direct.memory.allocator.num_active_allocations == before + 3
+
+
 def test_after_a_restart_keys_are_listed_by_pages_and_announced(tmp_path):
     keys = [key(n, "salt", "org/model" if n % 3 else "other") for n in range(20)]
     with Direct(tmp_path) as direct:

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use gcos_engine::{Extent, Op, Request, Ticket};
+use gcos_engine::{Extent, IoErrorKind, Op, Request, Ticket};
 use gcos_layout::checksum::crc32c;
 use gcos_layout::media::{BLOCK_BYTES, GRAIN_BYTES, Location, ObjectHeader, Shape};
 use smallvec::SmallVec;
@@ -308,17 +308,18 @@ impl Reading<'_> {
     where
         Self: 's,
     {
-        let verdict = match started {
+        let mut verdict = match started {
             Ok(()) => self.verify().unwrap_or_else(|verdict| verdict),
             Err(error) => self.pool.verdict(self.culprit, &error),
         };
-        // Whatever the verdict: nothing may write to the target after this.
-        if let Some((ticket, _lease)) = self.header.take() {
-            let _ = ticket.wait();
-        }
-        for part in self.in_flight.drain(..) {
-            if let Some(ticket) = part.ticket {
-                let _ = ticket.wait();
+        // Whatever the verdict: nothing may write to the target after this, or whoever asked has to know that.
+        let header = self.header.take().map(|(ticket, lease)| (ticket, Some(lease)));
+        let parts = self.in_flight.drain(..).filter_map(|part| Some((part.ticket?, part._lease)));
+        for (ticket, _lease) in header.into_iter().chain(parts) {
+            if let Err(error) = ticket.wait()
+                && error.kind == IoErrorKind::Unfinished
+            {
+                verdict = Verdict::Unfinished { detail: error.to_string() };
             }
         }
         self.pool.unhold(&self.object);

@@ -59,6 +59,14 @@ pub enum MissReason {
         /// The engine's message.
         detail: String,
     },
+    /// A drive did not deliver it in time, and what reads it cannot be made to give up. The object is kept.
+    ///
+    /// **What was given for it may still be written to**, until that memory has been taken back from the pool.
+    #[error("not read in time, and the memory given may still be written to: {detail}")]
+    Unfinished {
+        /// The engine's message.
+        detail: String,
+    },
 }
 
 /// What is known of an object without reading it.

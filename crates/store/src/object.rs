@@ -41,12 +41,23 @@ impl Range {
 }
 
 /// Whether what was read may be believed.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) enum Verdict {
     Good,
-    Damaged { drive: u8, detail: String },
-    Gone { drive: u8 },
-    Failed { detail: String },
+    Damaged {
+        drive: u8,
+        detail: String,
+    },
+    Gone {
+        drive: u8,
+    },
+    Failed {
+        detail: String,
+    },
+    /// As `Failed`, and the target may still be written to.
+    Unfinished {
+        detail: String,
+    },
 }
 
 impl Object {
@@ -201,6 +212,10 @@ impl Pool {
                 count(&self.counters.misses_io, 1);
                 MissReason::Io { detail }
             }
+            Verdict::Unfinished { detail } => {
+                count(&self.counters.misses_io, 1);
+                MissReason::Unfinished { detail }
+            }
             Verdict::Good => MissReason::Absent,
         }
     }
@@ -214,6 +229,7 @@ impl Pool {
         match error.io_kind() {
             Some(IoErrorKind::Media) => Verdict::Damaged { drive, detail },
             Some(IoErrorKind::Gone | IoErrorKind::Demoted) => Verdict::Gone { drive },
+            Some(IoErrorKind::Unfinished) => Verdict::Unfinished { detail },
             _ => Verdict::Failed { detail },
         }
     }

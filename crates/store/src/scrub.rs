@@ -201,7 +201,7 @@ impl Scrub<'_> {
                 Verdict::Good => {}
                 Verdict::Damaged { drive, detail } => return Ended::Damaged { drive, detail },
                 Verdict::Gone { .. } => return Ended::Skipped,
-                Verdict::Failed { detail } => {
+                Verdict::Failed { detail } | Verdict::Unfinished { detail } => {
                     return match self.lives(object) {
                         true => {
                             let key = key.escape_ascii();

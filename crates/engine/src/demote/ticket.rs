@@ -44,7 +44,8 @@ impl Watched {
         }
         // What has not ended in time may still be written into the read's memory, when nobody thinks of it any
         // more: a second read into the same memory would vouch for what is in it.
-        let loose = self.op == Op::Read && error.kind == IoErrorKind::Timeout;
+        let late = matches!(error.kind, IoErrorKind::Timeout | IoErrorKind::Unfinished);
+        let loose = self.op == Op::Read && late;
         let again = self.request.take().filter(|_| !loose && self.shared.current().is_some());
         let Some(request) = again else {
             return Some(Err(self.shared.outward(self.at, error)));

@@ -511,7 +511,7 @@ impl CuFileTicket {
                     self.blame(&"its calls do not come back in time");
                 }
                 let detail = "cuFile did not end it in time; the call itself cannot be given up";
-                Err(self.error(IoErrorKind::Timeout, detail))
+                Err(self.error(IoErrorKind::Unfinished, detail))
             }
             Err(Failed::Gpu(error)) => {
                 let detail = format!("a copy on the GPU failed: {error}");

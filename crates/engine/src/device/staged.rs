@@ -317,7 +317,7 @@ impl StagedTicket {
                 Ok(false) => {
                     self.stream.keep((slot, chunk));
                     let detail = "a copy of the GPU did not end in time";
-                    Next::Failed(self.error(IoErrorKind::Timeout, detail))
+                    Next::Failed(self.error(IoErrorKind::Unfinished, detail))
                 }
                 Err(error) => {
                     // Nobody knows whether the copy is over.

@@ -26,7 +26,7 @@ const LOOSE: &str = "the kernel still holds an earlier write or deallocation who
 /// Moves blocks of a block device or a file through the kernel.
 ///
 /// Its promise differs from that of an engine with queues of its own in one point: the kernel cannot be
-/// told to let go. A request whose deadline has passed ends with [`IoErrorKind::Timeout`], but the kernel
+/// told to let go. A request whose deadline has passed ends with [`IoErrorKind::Unfinished`], but the kernel
 /// may still read from its memory or write into it. The memory therefore stays lent until the kernel is
 /// done (a [`gcos_hw::DmaBuffer`] says [`gcos_hw::HwError::Busy`] so long). Where it was to change the
 /// target, all further changes and flushes fail with [`IoErrorKind::Device`] until the kernel is done.

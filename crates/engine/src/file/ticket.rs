@@ -79,7 +79,7 @@ impl FileTicket {
             "not done within {:?} and given up; as long as the kernel holds it, its memory stays lent",
             self.request.deadline
         );
-        Err(self.error(IoErrorKind::Timeout, detail))
+        Err(self.error(IoErrorKind::Unfinished, detail))
     }
 
     /// Nobody waits for it any more: from now on a change may be made at any time.

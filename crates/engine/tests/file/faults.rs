@@ -145,7 +145,7 @@ fn a_read_that_is_not_answered_ends_at_its_deadline_and_keeps_its_memory() {
         faults.add(is_read, Fault::Hold, 2);
         let begun = Instant::now();
         let error = engine.run(Request::read(0, page.as_dma(), SHORT)).unwrap_err();
-        assert_eq!(error.kind, IoErrorKind::Timeout, "{error}");
+        assert_eq!(error.kind, IoErrorKind::Unfinished, "{error}");
         assert!(begun.elapsed() >= SHORT && begun.elapsed() < LONG / 2);
         let mut ticket = engine.submit(Request::read(0, page.as_dma(), SHORT)).unwrap();
         let polled = loop {
@@ -154,7 +154,7 @@ fn a_read_that_is_not_answered_ends_at_its_deadline_and_keeps_its_memory() {
                 Some(result) => break result,
             }
         };
-        assert_eq!(polled.unwrap_err().kind, IoErrorKind::Timeout);
+        assert_eq!(polled.unwrap_err().kind, IoErrorKind::Unfinished);
         drop(ticket);
         assert!(matches!(page.bytes_mut(), Err(HwError::Busy { .. })));
         // Nothing is in doubt: changes go on.
@@ -173,7 +173,7 @@ fn while_the_kernel_holds_a_write_that_was_given_up_nothing_is_changed() {
         let mut page = engine.dma().alloc(4096).unwrap();
         let late = fill(&page.as_dma(), 2);
         let error = engine.run(Request::write(0, page.as_dma(), false, SHORT)).unwrap_err();
-        assert_eq!(error.kind, IoErrorKind::Timeout);
+        assert_eq!(error.kind, IoErrorKind::Unfinished);
         assert!(matches!(page.bytes_mut(), Err(HwError::Busy { .. })));
         let other = open(target, by(gcos_engine::KernelPath::Posix));
         for engine in [engine, &other] {
@@ -203,7 +203,7 @@ fn a_deallocation_that_was_given_up_keeps_changes_away_too() {
         faults.add(is_discard, Fault::Hold, 1);
         let extent = Extent { offset: 0, len: 4096 };
         let error = engine.run(Request::deallocate([extent], SHORT)).unwrap_err();
-        assert_eq!(error.kind, IoErrorKind::Timeout);
+        assert_eq!(error.kind, IoErrorKind::Unfinished);
         assert_eq!(write(engine, 0, 2, true).unwrap_err(), IoErrorKind::Device);
         faults.let_go(target);
         let data = write(engine, 0, 3, true).unwrap();
@@ -275,7 +275,7 @@ fn another_way_learns_of_the_end_of_what_was_given_up_on_one_that_nobody_uses() 
         let page = alloc(engine, 4096);
         let late = fill(&page.as_dma(), 1);
         let error = engine.run(Request::write(0, page.as_dma(), false, SHORT)).unwrap_err();
-        assert_eq!(error.kind, IoErrorKind::Timeout);
+        assert_eq!(error.kind, IoErrorKind::Unfinished);
         let other = open(target, by(gcos_engine::KernelPath::Posix));
         assert_eq!(write(&other, 0, 2, true).unwrap_err(), IoErrorKind::Device);
         faults.answer();
@@ -290,7 +290,7 @@ fn another_way_learns_of_the_end_of_a_flush_on_one_that_nobody_uses() {
     each(|faults, target, engine| {
         faults.add(is_sync, Fault::Unread, 1);
         let error = engine.run(Request::flush(SHORT)).unwrap_err();
-        assert_eq!(error.kind, IoErrorKind::Timeout);
+        assert_eq!(error.kind, IoErrorKind::Unfinished);
         faults.answer();
         let other = open(target, by(gcos_engine::KernelPath::Posix));
         other.run(Request::flush(SECOND)).unwrap();

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use gcos::{Access, Lookup, PutOptions, PutOutcome};
+use gcos::{Access, Lookup, MissReason, PutOptions, PutOutcome};
 use pyo3::prelude::*;
 use pyo3::types::PyList;
 
@@ -142,6 +142,11 @@ fn of_put<E: Into<Failure>>(result: Result<PutOutcome, E>) -> Outcome {
     result.map(|outcome| outcome == PutOutcome::Stored).map_err(Into::into)
 }
 
+/// A miss is no exception, but where the memory given may still be written to, the caller has to know.
 fn of_get<E: Into<Failure>>(result: Result<Lookup, E>) -> Outcome {
-    result.map(|lookup| lookup.is_hit()).map_err(Into::into)
+    match result.map_err(Into::into)? {
+        Lookup::Hit(_) => Ok(true),
+        Lookup::Miss(reason @ MissReason::Unfinished { .. }) => Err(reason.into()),
+        Lookup::Miss(_) => Ok(false),
+    }
 }

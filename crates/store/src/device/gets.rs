@@ -164,17 +164,17 @@ impl Inner {
         let left = end.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
         let passed = match in_time {
             true => held::passed(&self.before, left),
-            false => Err(held::late().to_string()),
+            false => Err(held::not_passed()),
         };
         let reads = std::mem::take(&mut self.reads);
-        if let Err(detail) = passed {
-            return self.give_up(reads, &detail);
+        if let Err(verdict) = passed {
+            return self.give_up(reads, &verdict);
         }
         reads.into_iter().map(|read| self.conclude(read)).collect()
     }
 
     /// The stream did not pass: what is under way stays held until it has.
-    fn give_up(mut self, reads: Vec<Read>, detail: &str) -> Vec<Result<Lookup, StoreError>> {
+    fn give_up(mut self, reads: Vec<Read>, verdict: &Verdict) -> Vec<Result<Lookup, StoreError>> {
         let mut results = Vec::with_capacity(reads.len());
         for read in reads {
             results.push(match read {
@@ -182,8 +182,7 @@ impl Inner {
                 under_way => {
                     self.reads.push(under_way);
                     count(&self.pool.counters.misses, 1);
-                    let verdict = Verdict::Failed { detail: detail.to_owned() };
-                    Ok(Lookup::Miss(self.pool.reason(verdict)))
+                    Ok(Lookup::Miss(self.pool.reason(verdict.clone())))
                 }
             });
         }
@@ -219,6 +218,8 @@ pub(super) fn conclude(
             count(&pool.counters.device_gets, 1);
             Verdict::Good
         }
+        // What is still under way would overwrite what the host brought and verified.
+        Err(late @ Verdict::Unfinished { .. }) => late,
         Err(first) => {
             let key = held.key.escape_ascii();
             match &first {

@@ -72,6 +72,7 @@ impl Held {
         let (drive, detail) = (failed.drive, failed.error.io_detail());
         match failed.error.io_kind() {
             Some(IoErrorKind::Media) => Verdict::Damaged { drive, detail },
+            Some(IoErrorKind::Unfinished) => Verdict::Unfinished { detail },
             _ => Verdict::Failed { detail },
         }
     }
@@ -121,6 +122,10 @@ impl Held {
         let deadline = self.pool.options.io_deadline;
         match device.move_bytes(sink, to, &mut bytes, Direction::In, deadline) {
             Ok(()) => Verdict::Good,
+            // The GPU still copies.
+            Err(error @ StoreError::Gpu(GpuError::TimedOut { .. })) => {
+                Verdict::Unfinished { detail: error.chain() }
+            }
             Err(error) => Verdict::Failed { detail: error.chain() },
         }
     }
@@ -149,12 +154,17 @@ pub(super) fn ended(
     }
 }
 
-/// Waits for what was in a stream before. Says in words why that has not ended well.
-pub(super) fn passed(before: &Event, left: Duration) -> Result<(), String> {
+/// Waits for what was in a stream before. The error is what follows for reads that come after it.
+pub(super) fn passed(before: &Event, left: Duration) -> Result<(), Verdict> {
     before.synchronize(left).map_err(|error| match error {
-        GpuError::TimedOut { .. } => late().to_string(),
-        error => StoreError::from(error).chain(),
+        GpuError::TimedOut { .. } => not_passed(),
+        error => Verdict::Failed { detail: StoreError::from(error).chain() },
     })
+}
+
+/// What follows for reads whose stream has not passed in time: they will still be made.
+pub(super) fn not_passed() -> Verdict {
+    Verdict::Unfinished { detail: late().to_string() }
 }
 
 /// Error of a stream that did not pass in time.

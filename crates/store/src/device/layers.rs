@@ -223,15 +223,15 @@ impl<'s> Layers<'s> {
         let passed = match layer.flight.as_mut().is_none_or(|flight| flight.wait(patience)) {
             true => match &layer.before {
                 Ok(before) => held::passed(before, patience),
-                Err(error) => Err(error.chain()),
+                Err(error) => Err(Verdict::Failed { detail: error.chain() }),
             },
-            false => Err(held::late().to_string()),
+            false => Err(held::not_passed()),
         };
         let mut results = Vec::with_capacity(layer.items.len());
         for (part, &item) in layer.sink.parts.iter().zip(&layer.items) {
             results.push(match &passed {
                 Ok(()) => self.part(part, item, layer.flight.as_mut()),
-                Err(detail) => Ok(self.stuck(part.key, detail)),
+                Err(verdict) => Ok(self.stuck(part.key, verdict)),
             });
         }
         let landed = layer.flight.as_ref().and_then(|flight| flight.landed().cloned());
@@ -270,9 +270,9 @@ impl<'s> Layers<'s> {
     }
 
     /// The stream did not pass, in time or at all.
-    fn stuck(&mut self, key: usize, detail: &str) -> Lookup {
+    fn stuck(&mut self, key: usize, verdict: &Verdict) -> Lookup {
         count(&self.pool.counters.misses, 1);
-        let reason = self.pool.reason(Verdict::Failed { detail: detail.to_owned() });
+        let reason = self.pool.reason(verdict.clone());
         self.miss(key, reason.clone());
         Lookup::Miss(reason)
     }

@@ -1,10 +1,10 @@
 //! What once went wrong, one test each. The comment before a test says what was wrong, and where.
 
 use std::fmt;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{OnceLock, Weak};
 
-use gcos_engine::{Geometry, IoError, IoErrorKind, Op, Request, Ticket};
+use gcos_engine::{Ended, Geometry, IoError, IoErrorKind, Op, Request, Ticket};
 use gcos_hw::DmaSpace;
 use gcos_layout::media::{CheckpointHeader, Superblock, ZoneMap};
 use parking_lot::Mutex;
@@ -15,7 +15,8 @@ use crate::{Durability, IfExists, MissReason, PutOutcome, StoreError};
 
 type Hook = Box<dyn FnMut(&Request) -> Result<(), IoError> + Send>;
 
-/// A drive that calls a hook before each request; its error becomes the request's.
+/// A drive that calls a hook before each request; its error becomes the request's, when that is submitted or, for
+/// one that has not ended in time, when it is waited for.
 pub(super) struct Hooked {
     inner: Arc<dyn Engine>,
     hook: Mutex<Option<Hook>>,
@@ -50,7 +51,12 @@ impl Engine for Hooked {
         if let Some(mut hook) = hook {
             let result = hook(&request);
             self.hook.lock().get_or_insert(hook);
-            result?;
+            match result {
+                Err(late) if late.kind == IoErrorKind::Unfinished => {
+                    return Ok(Ended::ticket(Err(late)));
+                }
+                other => other?,
+            }
         }
         self.inner.submit(request)
     }
@@ -709,4 +715,36 @@ fn numbers_without_room_to_count_on_are_refused_and_nothing_is_written() {
         assert!(error.to_string().contains("format it again"), "{error}");
         assert!(drives[0].snapshot() == before);
     }
+}
+
+// get.rs `finish_with`: what was damaged was read again into memory that a read given up may still write to.
+
+#[test]
+fn an_object_is_not_read_again_while_a_read_of_it_may_still_write_to_the_target() {
+    let (drives, hook, store) = hooked(1, 16 * MIB, 0);
+    let key = [0xa5; 300];
+    put(&store, &key, 1, 2 * MIB);
+    let image = drives[0].snapshot();
+    // The key is in the journal, and then in the header.
+    let header = image.windows(key.len()).rposition(|window| window == key).unwrap();
+    drives[0].corrupt(header as u64, 1);
+    let (engine, reads) = (drives[0].engine(), Arc::new(AtomicU64::new(0)));
+    let seen = Arc::clone(&reads);
+    hook.set(move |request| match seen.fetch_add(1, Ordering::Relaxed) {
+        0 => Ok(()),
+        _ => Err(request.error(engine.geometry(), IoErrorKind::Unfinished, "late")),
+    });
+    let found = store.get_vec(&key).unwrap();
+    assert!(matches!(&found, Err(MissReason::Unfinished { .. })), "{found:?}");
+    let once = reads.swap(0, Ordering::Relaxed);
+    assert!(store.contains(&key), "it is not known to be damaged");
+    let seen = Arc::clone(&reads);
+    hook.set(move |_| {
+        seen.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    });
+    let found = store.get_vec(&key).unwrap();
+    assert!(matches!(&found, Err(MissReason::Damaged { .. })), "{found:?}");
+    assert!(!store.contains(&key));
+    assert_eq!(reads.load(Ordering::Relaxed), 2 * once, "once more");
 }

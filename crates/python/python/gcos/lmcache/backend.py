@@ -69,6 +69,8 @@ class GcosBackend(StoragePluginInterface):
         self._closing = False
         self._closed = False
         self._putting: set[bytes] = set()
+        #: Memory that drives may still write to.
+        self._kept: list[MemoryObj] = []
         self._reported = 0.0
         self._store: Optional[gcos.Store] = None
         self._device: Optional[DeviceArena] = None
@@ -596,8 +598,9 @@ class GcosBackend(StoragePluginInterface):
             if kept is None:
                 break
             arrived.append(kept)
-        for obj in objs[len(arrived) + 1 :]:
-            obj.ref_count_down()
+        behind = len(arrived) + 1
+        for obj, result in zip(objs[behind:], results[behind:]):
+            self._let_go(obj, result)
         return arrived
 
     def _read_ahead(self, keys: list[CacheEngineKey]) -> Optional[Future]:
@@ -720,9 +723,9 @@ class GcosBackend(StoragePluginInterface):
             with self._lock:
                 self._under_way += 1
 
-            def release(_: Future) -> None:
-                for obj in objs:
-                    obj.ref_count_down()
+            def release(ended: Future) -> None:
+                for obj, result in zip(objs, _results(ended, len(objs))):
+                    self._let_go(obj, result)
                 self._end()
 
             reading.add_done_callback(release)
@@ -734,12 +737,22 @@ class GcosBackend(StoragePluginInterface):
         if result is True:
             self._count("gets")
             return obj
-        obj.ref_count_down()
+        self._let_go(obj, result)
         if isinstance(result, BaseException):
             self._failed("gets_failed", "get", result)
         else:
             self._count("misses")
         return None
+
+    def _let_go(self, obj: MemoryObj, result: Any) -> None:
+        """Gives the memory of a get back, unless a drive may still write to it: another object would lie there then."""
+        if not isinstance(result, gcos.Timeout):
+            obj.ref_count_down()
+            return
+        self._count("bytes_kept", obj.get_size())
+        self._once("kept", "GCOS: memory of a get that did not end in time is used no more (said once): %s", result)
+        with self._lock:
+            self._kept.append(obj)
 
     def get_allocator_backend(self) -> AllocatorBackendInterface:
         """Where objects that are put lie: LMCache's host memory, from which drives read without a copy."""

@@ -226,11 +226,16 @@ class GcosL2Adapter(L2AdapterInterface):
         def ended(results: Sequence[Any]) -> None:
             bitmap = Bitmap(len(keys))
             accessed = []
-            for (at, _, _), result in zip(items, results):
+            for (at, _, obj), result in zip(items, results):
                 if result is True:
                     bitmap.set(at)
                     accessed.append(keys[at])
-                elif isinstance(result, BaseException):
+                    continue
+                if isinstance(result, gcos.Timeout):
+                    # A drive may still write there. The server gives no memory out again that is not valid.
+                    self.counters["bytes_kept"] += obj.get_size()
+                    obj.invalidate()
+                if isinstance(result, BaseException):
                     self._failed("gets_failed", result)
                 else:
                     self.counters["misses"] += 1
