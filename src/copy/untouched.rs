@@ -3,7 +3,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gcos_engine::{
-    Demotions, Ended, Engine, Extent, Geometry, IoError, IoErrorKind, Op, Request, Ticket, Way,
+    Demotions, Ended, Engine, Extent, Geometry, IoError, IoErrorKind, Op, Request, Ticket,
+    UnderWay, Way,
 };
 use gcos_hw::{DmaSlice, DmaSpace, OutOfBounds};
 use parking_lot::Mutex;
@@ -124,6 +125,10 @@ impl Engine for Untouched {
             Op::Write { .. } => self.keep(&request).map(|()| Ended::ticket(Ok(()))),
             Op::Flush | Op::Deallocate => Ok(Ended::ticket(Ok(()))),
         }
+    }
+
+    fn under_way(&self) -> UnderWay {
+        self.inner.under_way()
     }
 
     fn demotions(&self) -> Demotions {

@@ -110,6 +110,8 @@ others! {
     DRIVE_USED_BYTES, Gauge, "gcos_drive_used_bytes", "Bytes of the drive's data zone in use; label drive.";
     DRIVE_CAPACITY_BYTES, Gauge, "gcos_drive_capacity_bytes", "Bytes of the drive's data zone; label drive.";
     DRIVE_DEMOTIONS, Counter, "gcos_drive_demotions_total", "Times that the drive left a way; label drive.";
+    DRIVE_REQUESTS, Gauge, "gcos_drive_requests_under_way", "Requests of the host that the drive has and that have not ended: its queue depth in use, without what GPUs ask for themselves; label drive.";
+    DRIVE_BYTES, Gauge, "gcos_drive_bytes_under_way", "Bytes of those requests; label drive.";
     CALL_SECONDS, Histogram, "gcos_call_seconds", "Time of calls, batches counted once; label op (put, put_many, device_put, get, get_many, device_get).";
     CALL_BYTES, Counter, "gcos_call_bytes_total", "Payload bytes that those calls moved; label op.";
     CALLS_UNDER_WAY, Gauge, "gcos_calls_under_way", "Calls that have not ended; label direction (read, write).";

@@ -64,6 +64,8 @@ impl Access {
         text.each(&table::DRIVE_USED_BYTES, each().map(|(d, index)| (index, d.used_bytes)));
         text.each(&table::DRIVE_CAPACITY_BYTES, each().map(|(d, index)| (index, d.capacity_bytes)));
         text.each(&table::DRIVE_DEMOTIONS, each().map(|(d, index)| (index, d.demotions)));
+        text.each(&table::DRIVE_REQUESTS, each().map(|(d, i)| (i, d.requests_under_way)));
+        text.each(&table::DRIVE_BYTES, each().map(|(d, i)| (i, d.bytes_under_way)));
     }
 }
 

@@ -67,6 +67,15 @@ pub struct Way {
     pub reason: String,
 }
 
+/// Reads, writes and deallocations that the host has asked for and that have not ended.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct UnderWay {
+    /// How many.
+    pub requests: u64,
+    /// Bytes of them.
+    pub bytes: u64,
+}
+
 /// Claim to the result of a submitted request. Dropping it does not stop the I/O; memory stays lent
 /// until the I/O ends.
 pub trait Ticket: Send + fmt::Debug {
@@ -118,6 +127,11 @@ pub trait Engine: Send + Sync + fmt::Debug {
     fn device(&self, gpu: &Gpu) -> Option<Arc<dyn DeviceEngine>> {
         let _ = gpu;
         None
+    }
+
+    /// What the host has under way. An engine that does not count says none.
+    fn under_way(&self) -> UnderWay {
+        UnderWay::default()
     }
 
     /// How often and why this engine has left a way that was not well for another one.

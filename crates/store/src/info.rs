@@ -272,6 +272,10 @@ pub struct DriveInfo {
     pub reason: String,
     /// Times that it left a way.
     pub demotions: u64,
+    /// Requests of the host that the drive has: its queue depth in use.
+    pub requests_under_way: u64,
+    /// Bytes of those requests.
+    pub bytes_under_way: u64,
     /// Bytes of slots in use.
     pub used_bytes: u64,
     /// Bytes of all its data chunks.

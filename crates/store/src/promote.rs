@@ -54,11 +54,14 @@ impl Pool {
                 way: String::new(),
                 reason: String::new(),
                 demotions: 0,
+                requests_under_way: 0,
+                bytes_under_way: 0,
                 used_bytes: bytes(used),
                 capacity_bytes: bytes(all),
             };
             let Some(member) = member else { return missing };
             let (engine, way) = (&member.drive.io.engine, member.drive.io.engine.way());
+            let under_way = engine.under_way();
             DriveInfo {
                 name: member.drive.io.name().to_owned(),
                 health: match member.drive.status() {
@@ -70,6 +73,8 @@ impl Pool {
                 way: way.name.to_owned(),
                 reason: way.reason,
                 demotions: engine.demotions().total(),
+                requests_under_way: under_way.requests,
+                bytes_under_way: under_way.bytes,
                 ..missing
             }
         };

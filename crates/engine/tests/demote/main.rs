@@ -11,7 +11,7 @@ use std::time::Duration;
 use gcos_emulator::{Config, Emulator, Medium, WriteCacheConfig};
 use gcos_engine::{
     DemotingEngine, DemotionReason, DemotionRules, Engine, Extent, HostQueueEngine,
-    HostQueueOptions, IoErrorKind, Op, Request,
+    HostQueueOptions, IoErrorKind, Op, Request, UnderWay,
 };
 use gcos_hw::{DmaBuffer, DmaSlice};
 
@@ -151,6 +151,8 @@ fn requests_under_way_when_a_way_is_left_end_well_on_the_next_one() {
                     (n * 16_384, bytes, rig.engine.submit(write).unwrap())
                 })
                 .collect();
+            let under_way = rig.engine.under_way();
+            assert_eq!(under_way, UnderWay { requests: 32, bytes: 32 * 16_384 }, "{at:?}");
             for (n, (offset, bytes, mut ticket)) in writes.into_iter().enumerate() {
                 // Waiting and polling come to the same end.
                 let result = match n % 2 {
@@ -161,6 +163,7 @@ fn requests_under_way_when_a_way_is_left_end_well_on_the_next_one() {
                 assert!(rig.content(offset, bytes.len()) == bytes, "{at:?} {fua} {offset}");
             }
             assert_eq!(reason(&*rig.engine), Some(DemotionReason::Gone), "{at:?}");
+            assert_eq!(rig.engine.under_way(), UnderWay::default(), "{at:?}");
             let expected = if at == At::Start { 0 } else { 32 };
             assert_eq!(rig.engine.demotions().retried, expected, "{at:?}: once each");
         }

@@ -75,6 +75,10 @@ class DriveInfo(_Record):
     #: Why not a better way; empty on the best.
     reason: str
     demotions: int
+    #: Requests of the host that the drive has: its queue depth in use.
+    requests_under_way: int
+    #: Bytes of those requests.
+    bytes_under_way: int
     used_bytes: int
     capacity_bytes: int
 
