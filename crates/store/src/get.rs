@@ -9,7 +9,7 @@ use smallvec::SmallVec;
 
 use crate::memory::Sink;
 use crate::object::{Object, Range, Verdict, check_grains};
-use crate::payload::{Into, Segments, UNIT_BYTES, grains_of};
+use crate::payload::{Into, Segments, grains_of, unit_bytes};
 use crate::pool::{Pool, count};
 use crate::put::check_key;
 use crate::staging::Lease;
@@ -159,11 +159,11 @@ fn units(shape: &Shape, offset: u32, len: u64) -> VecDeque<Unit> {
     let start = offset / GRAIN_BYTES * GRAIN_BYTES;
     let end = (u64::from(offset) + len).next_multiple_of(GRAIN_BYTES.into());
     let end = u32::try_from(end.min(shape.payload_len().into())).unwrap_or(u32::MAX);
-    let mut out = VecDeque::new();
+    let (unit, mut out) = (unit_bytes(shape.payload_len()), VecDeque::new());
     for part in shape.parts(start, end - start) {
         let mut done = 0;
         while done < part.len {
-            let take = (part.len - done).min(UNIT_BYTES);
+            let take = (part.len - done).min(unit);
             out.push_back(Unit {
                 piece: part.piece,
                 payload_offset: part.payload_offset + done,

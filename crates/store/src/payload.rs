@@ -11,9 +11,17 @@ use crate::StoreError;
 use crate::memory::{Sink, Source};
 use crate::staging::{Lease, Staging};
 
-/// Payload bytes moved by one request: large enough for the drive, small enough to verify one unit
-/// while the next is under way.
+/// Most payload bytes moved by one request.
 pub(crate) const UNIT_BYTES: u32 = 1 << 20;
+
+/// Least payload bytes of a request that others of the same object follow.
+const LEAST_UNIT: u32 = 256 << 10;
+
+/// Payload bytes moved by one request of an object of `len` bytes, in whole grains: large enough for the drive, small
+/// enough that the checksums of one are computed while the drive works on the next, also where the object is small.
+pub(crate) fn unit_bytes(len: u32) -> u32 {
+    (len / 4).clamp(LEAST_UNIT, UNIT_BYTES).next_multiple_of(GRAIN_BYTES)
+}
 
 /// Segments for one request.
 pub(crate) type Segments = SmallVec<[DmaSlice; 2]>;

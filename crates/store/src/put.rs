@@ -15,7 +15,7 @@ use crate::canary::{self, Canary};
 use crate::index::{Entry, Id};
 use crate::journal::{Item, Waiter};
 use crate::memory::Source;
-use crate::payload::{From, Segments, UNIT_BYTES};
+use crate::payload::{From, Segments, unit_bytes};
 use crate::pool::{Pool, count, now_seconds};
 use crate::retry::Failed;
 use crate::staging::Lease;
@@ -443,13 +443,12 @@ impl Writing {
         let tail = shape.tail_len();
         let header_bytes = self.header_bytes();
         // What of the tail goes with the header in one write; the rest goes ahead.
-        let first = tail.min(UNIT_BYTES);
-        let mut first_grains = Vec::new();
-        from.grains(payload_offset as usize, first as usize, &mut first_grains)?;
-        grains.append(&mut first_grains);
-        let head = self.record.head;
-        let rest = header_bytes + first;
-        self.write_run(from, head, rest, payload_offset + first, tail - first, &mut grains)?;
+        let first = tail.min(self.unit_bytes());
+        let (head, rest) = (self.record.head, header_bytes + first);
+        let mut behind = Vec::new();
+        self.write_run(from, head, rest, payload_offset + first, tail - first, &mut behind)?;
+        from.grains(payload_offset as usize, first as usize, &mut grains)?;
+        grains.append(&mut behind);
         self.write_head(from, header_bytes, payload_offset, first, grains)?;
         self.enter(pin)
     }
@@ -469,6 +468,11 @@ impl Writing {
     /// Bytes of the header in front of the tail.
     pub(crate) fn header_bytes(&self) -> u32 {
         self.record.shape.header_blocks(self.record.key.len()) * BLOCK_BYTES as u32
+    }
+
+    /// Payload bytes of one write.
+    fn unit_bytes(&self) -> u32 {
+        unit_bytes(self.record.shape.payload_len())
     }
 
     /// Tells the index what the object is; nobody sees it yet.
@@ -491,9 +495,9 @@ impl Writing {
         len: u32,
         grains: &mut Vec<u32>,
     ) -> Result<(), StoreError> {
-        let mut done = 0;
+        let (unit, mut done) = (self.unit_bytes(), 0);
         while done < len {
-            let take = (len - done).min(UNIT_BYTES);
+            let take = (len - done).min(unit);
             let start = (payload_offset + done) as usize;
             let staged = from.stage(&self.pool.staging, 0, start, take as usize)?;
             count(&self.pool.counters.staged_bytes, staged.copied);

@@ -397,7 +397,7 @@ fn a_stream_that_does_not_pass_in_time_makes_misses_and_errors_and_no_wrong_byte
     let gets = world.store.get_on(&world.stream, [(&b"k"[..], (&target).into())]).unwrap();
     let late = world.store.put_on(&world.stream, b"new", &target, &PutOptions::default()).unwrap();
     let lookup = gets.wait().pop().unwrap().unwrap();
-    assert!(matches!(&lookup, Lookup::Miss(MissReason::Io { .. })), "{lookup:?}");
+    assert!(matches!(&lookup, Lookup::Miss(MissReason::Unfinished { .. })), "{lookup:?}");
     assert!(late.wait().is_err());
     let mut got = vec![0; len];
     target.copy_out(0, &mut got).unwrap();
