@@ -3,7 +3,10 @@
 use std::sync::atomic::Ordering;
 
 use gcos_engine::Op;
-use gcos_layout::media::{BLOCK_BYTES, DriveState, Superblock, ZoneMap};
+use gcos_layout::media::{
+    BLOCK_BYTES, CHECKPOINT_PAGE_BYTES, CheckpointHeader, DriveState, FrameBuilder, JournalFrame,
+    Record, Superblock, VERSION_MINOR, ZoneMap,
+};
 
 use super::regressions::{Hooked, cut, replace, steer, zones};
 use super::*;
@@ -14,16 +17,46 @@ fn put_sync(store: &Store, key: &[u8], seed: u64) {
     store.put(key, bytes(seed, 5000).as_slice(), &options).unwrap();
 }
 
-/// Writes the state into all superblock copies of a drive.
-fn set_state(drive: &MemDrive, state: DriveState) {
+fn replace_sync(store: &Store, key: &[u8], seed: u64) {
+    store.put(key, bytes(seed, 5000).as_slice(), &replace(Durability::Sync)).unwrap();
+}
+
+/// The process ends without closing the pool; the drives keep what they have.
+fn crash(drives: &[Arc<MemDrive>], store: Store) {
+    let images: Vec<_> = drives.iter().map(|drive| drive.snapshot()).collect();
+    drop(store);
+    drives.iter().zip(&images).for_each(|(drive, image)| drive.restore(image));
+}
+
+fn superblock(drive: &MemDrive) -> Superblock {
+    Superblock::decode(&drive.snapshot()[..BLOCK_BYTES]).unwrap()
+}
+
+/// Changes all superblock copies of a drive.
+fn change_superblock(drive: &MemDrive, change: impl Fn(&mut Superblock)) {
     let mut image = drive.snapshot();
     for at in ZoneMap::copies(image.len() as u64) {
         let place = at as usize..at as usize + BLOCK_BYTES;
         let mut superblock = Superblock::decode(&image[place.clone()]).unwrap();
-        superblock.state = state;
+        change(&mut superblock);
         image[place].copy_from_slice(&superblock.encode());
     }
     drive.restore(&image);
+}
+
+fn set_state(drive: &MemDrive, state: DriveState) {
+    change_superblock(drive, |superblock| superblock.state = state);
+}
+
+/// Where the newest checkpoint of a drive lies, which has one page at least.
+fn newest_checkpoint(drive: &MemDrive, zones: &ZoneMap) -> u64 {
+    let (image, uuid) = (drive.snapshot(), superblock(drive).drive_uuid());
+    let number = |at: u64| {
+        let block = &image[at as usize..at as usize + BLOCK_BYTES];
+        CheckpointHeader::decode(block, &uuid).map_or(0, |header| header.number)
+    };
+    let areas = [0, 1].map(|area| zones.checkpoint_offset(area));
+    areas.into_iter().max_by_key(|&at| number(at)).unwrap()
 }
 
 #[test]
@@ -143,4 +176,173 @@ fn a_removal_is_durable_for_what_was_removed_before_without_waiting_on_another_d
     store.remove(b"k", Durability::Sync).unwrap();
     forget_and_cut(&drives, store);
     assert!(!open(&drives).contains(b"k"));
+}
+
+#[test]
+fn the_epoch_rises_above_that_of_every_drive_also_of_one_that_was_not_there_the_last_time() {
+    let (drives, store) = fresh(2, 16 * MIB);
+    drop(store);
+    for _ in 0..3 {
+        drop(open(&drives[1..]));
+    }
+    let before = [0, 1].map(|drive| superblock(&drives[drive]).epoch);
+    assert!(before[0] < before[1], "{before:?}");
+    drop(open(&drives));
+    let after = [0, 1].map(|drive| superblock(&drives[drive]).epoch);
+    assert_eq!(after, [before[1] + 1; 2]);
+}
+
+#[test]
+fn a_pool_of_a_later_minor_version_is_not_opened_and_not_touched() {
+    let (drives, store) = fresh(1, 16 * MIB);
+    put_sync(&store, b"k", 1);
+    drop(store);
+    change_superblock(&drives[0], |superblock| superblock.version.1 = VERSION_MINOR + 1);
+    let before = drives[0].snapshot();
+    let error = Store::open(engines(&drives), quiet()).unwrap_err();
+    assert!(matches!(error, StoreError::Unopenable { .. }), "{error:?}");
+    assert!(error.to_string().contains("use a newer one"), "{error}");
+    assert!(drives[0].snapshot() == before);
+}
+
+/// The older of two checkpoints is what a pool has when the newer one is damaged, so frames that it needs are
+/// not overwritten, whoever wrote it.
+#[test]
+fn what_the_older_checkpoint_needs_is_kept_after_an_open_as_well() {
+    let (drives, store) = fresh(1, 16 * MIB);
+    let key = |n: u64| (n % 8).to_le_bytes();
+    (0..5).for_each(|n| put_sync(&store, &key(n), n));
+    store.checkpoint().unwrap();
+    (5..30).for_each(|n| replace_sync(&store, &key(n), n));
+    store.checkpoint().unwrap();
+    crash(&drives, store);
+    let store = open(&drives);
+    // Each of these is a frame of one block: past where the older checkpoint's journal begins, a lap later.
+    let end = 30 + zones(16 * MIB).journal_blocks() - 15;
+    (30..end).for_each(|n| replace_sync(&store, &key(n), n));
+    crash(&drives, store);
+    let page = newest_checkpoint(&drives[0], &zones(16 * MIB)) + BLOCK_BYTES as u64;
+    drives[0].corrupt(page + 20, 1);
+    let store = open(&drives);
+    assert_eq!(store.recovery().older_checkpoint_used, [0]);
+    (end - 8..end).for_each(|n| assert_holds(&store, &key(n), n, 5000));
+}
+
+/// A drive that lost the write of a page has the one of an attempt before at that place, which says that it belongs
+/// to this checkpoint, and fits its own checksum.
+#[test]
+fn a_page_of_an_earlier_attempt_at_the_same_checkpoint_is_not_taken() {
+    let (drives, store) = fresh(1, 16 * MIB);
+    put_sync(&store, b"other", 7);
+    store.checkpoint().unwrap();
+    drop(store);
+    cut(&drives);
+    let base = drives[0].snapshot();
+    let attempt = |seed| {
+        drives[0].restore(&base);
+        let store = open(&drives);
+        put_sync(&store, b"k", seed);
+        store.checkpoint().unwrap();
+        drop(store);
+        cut(&drives);
+        drives[0].snapshot()
+    };
+    let (first, mut second) = (attempt(1), attempt(2));
+    let page = newest_checkpoint(&drives[0], &zones(16 * MIB)) as usize + BLOCK_BYTES;
+    let page = page..page + CHECKPOINT_PAGE_BYTES;
+    assert!(first[page.clone()] != second[page.clone()]);
+    second[page.clone()].copy_from_slice(&first[page]);
+    drives[0].restore(&second);
+    let store = open(&drives);
+    assert_eq!(store.recovery().older_checkpoint_used, [0]);
+    assert_holds(&store, b"other", 7, 5000);
+    assert_holds(&store, b"k", 2, 5000);
+}
+
+/// The frames of one block at the start of a drive's journal.
+fn frames(drive: &MemDrive, zones: &ZoneMap) -> Vec<JournalFrame> {
+    let (image, uuid) = (drive.snapshot(), superblock(drive).drive_uuid());
+    let journal = &image[zones.journal_offset() as usize..];
+    let decoded = journal.chunks(BLOCK_BYTES).map(|block| JournalFrame::decode(block, &uuid));
+    decoded.map_while(Result::ok).collect()
+}
+
+#[test]
+fn a_record_that_names_another_drive_is_skipped_and_what_lies_there_stays() {
+    let (drives, store) = fresh(2, 16 * MIB);
+    let zones = zones(16 * MIB);
+    steer(&store, 1);
+    put(&store, b"k", 1, 5000);
+    drop(store);
+    cut(&drives);
+    let stored = frames(&drives[1], &zones).pop().unwrap().records.pop().unwrap();
+    let Record::Put(mut record) = stored else { panic!("the last record is of a put: {stored:?}") };
+    (record.key, record.generation) = (b"another".to_vec(), record.generation + 1000);
+    // Right in everything but that it is on the wrong drive.
+    let last = frames(&drives[0], &zones).pop().unwrap();
+    let mut forged = FrameBuilder::default();
+    assert!(forged.push(&Record::Put(record)).unwrap());
+    let uuid = superblock(&drives[0]).drive_uuid();
+    let (frame, _) = forged.finish(last.sequence + 1, last.epoch, last.checksum, &uuid);
+    let at = zones.journal_offset() as usize + last.sequence as usize * BLOCK_BYTES;
+    let mut image = drives[0].snapshot();
+    image[at..at + BLOCK_BYTES].copy_from_slice(&frame);
+    drives[0].restore(&image);
+    let store = open(&drives);
+    assert!(store.recovery().journal_records > last.sequence, "the frame was read");
+    assert!(!store.contains(b"another"));
+    assert_holds(&store, b"k", 1, 5000);
+}
+#[test]
+fn frames_of_several_blocks_are_replayed_also_where_they_do_not_fit_the_end_of_the_ring() {
+    let (drives, mut store) = fresh(1, 16 * MIB);
+    let ring = zones(16 * MIB).journal_blocks();
+    let keys: Vec<Vec<u8>> = (0..24).map(|i| vec![i; 1000]).collect();
+    let (mut latest, mut frames) = (vec![None; keys.len()], 0);
+    for round in 0.. {
+        // Of one to seven blocks, so that the last of a lap seldom fits.
+        let seeds: Vec<u64> = (0..1 + round % 23).map(|i| round * 100 + i).collect();
+        let payloads: Vec<_> = seeds.iter().map(|&seed| bytes(seed, 100)).collect();
+        let items = keys.iter().zip(&payloads).map(|(k, p)| (k.as_slice(), p.as_slice().into()));
+        let stored = store.put_many(&items.collect::<Vec<_>>(), &replace(Durability::Sync));
+        assert!(stored.into_iter().all(|put| put.is_ok()));
+        latest.iter_mut().zip(&seeds).for_each(|(last, &seed)| *last = Some(seed));
+        frames += seeds.len() as u64 / 4 + 1;
+        if round % 2 == 1 {
+            crash(&drives, store);
+            store = open(&drives);
+            assert!(store.recovery().journal_holes.is_empty(), "round {round}");
+            for (key, seed) in keys.iter().zip(&latest) {
+                seed.iter().for_each(|&seed| assert_holds(&store, key, seed, 100));
+            }
+        }
+        if frames > 4 * ring {
+            return;
+        }
+    }
+}
+
+#[test]
+fn of_objects_that_overlap_the_newer_ones_stay_and_the_others_leave_nothing_behind() {
+    let (drives, store) = fresh(2, 8 * MIB);
+    steer(&store, 0);
+    for i in 0..4u64 {
+        put(&store, &i.to_le_bytes(), i, 3 * MIB);
+    }
+    crash(&drives, store);
+    // Objects with heads on drive 0 are unknown, their pieces are overwritten.
+    let store = open(&drives[1..]);
+    for i in 10..40u64 {
+        put(&store, &i.to_le_bytes(), i, 200 << 10);
+    }
+    let newer: Vec<u64> = (10..40u64).filter(|i| store.contains(&i.to_le_bytes())).collect();
+    crash(&drives, store);
+    let store = open(&drives);
+    assert!(store.recovery().overlapping_dropped > 0, "the test needs overlaps");
+    newer.iter().for_each(|&i| assert_holds(&store, &i.to_le_bytes(), i, 200 << 10));
+    let used = store.stats().used_bytes;
+    drop(store);
+    let store = open(&drives);
+    assert_eq!(store.recovery().overlapping_dropped, 0);
+    assert_eq!(store.stats().used_bytes, used);
 }
