@@ -5,8 +5,10 @@ use std::sync::atomic::Ordering;
 use gcos_engine::Op;
 use gcos_layout::media::{
     BLOCK_BYTES, CHECKPOINT_PAGE_BYTES, CheckpointHeader, DriveState, FrameBuilder, JournalFrame,
-    Record, Superblock, VERSION_MINOR, ZoneMap,
+    Record, RemoveRecord, Superblock, VERSION_MINOR, ZoneMap,
 };
+
+use parking_lot::Mutex;
 
 use super::regressions::{Hooked, cut, replace, steer, zones};
 use super::*;
@@ -267,6 +269,82 @@ fn frames(drive: &MemDrive, zones: &ZoneMap) -> Vec<JournalFrame> {
     decoded.map_while(Result::ok).collect()
 }
 
+/// Writes a frame of one block behind the last one of a drive's journal: right in everything but what the arguments say.
+fn forge_frame(drive: &MemDrive, zones: &ZoneMap, record: &Record, skipped: u64) -> JournalFrame {
+    let last = frames(drive, zones).pop().unwrap();
+    let mut forged = FrameBuilder::default();
+    assert!(forged.push(record).unwrap());
+    let (sequence, uuid) = (last.sequence + 1 + skipped, superblock(drive).drive_uuid());
+    let (frame, _) = forged.finish(sequence, last.epoch, last.checksum, &uuid);
+    let at = zones.journal_offset() as usize + last.sequence as usize * BLOCK_BYTES;
+    let mut image = drive.snapshot();
+    image[at..at + BLOCK_BYTES].copy_from_slice(&frame);
+    drive.restore(&image);
+    last
+}
+
+#[test]
+fn a_frame_that_leaves_a_sequence_number_out_is_not_part_of_the_journal() {
+    let (drives, store) = fresh(1, 16 * MIB);
+    put(&store, b"k", 1, 5000);
+    let generation = store.info(b"k").unwrap().generation;
+    crash(&drives, store);
+    let remove = Record::Remove(RemoveRecord { key: b"k".to_vec(), generation });
+    forge_frame(&drives[0], &zones(16 * MIB), &remove, 1);
+    let store = open(&drives);
+    assert_eq!(store.recovery().journal_holes, [0]);
+    assert_holds(&store, b"k", 1, 5000);
+}
+
+#[test]
+fn metadata_takes_as_much_room_after_an_open_as_before() {
+    let (drives, store) = fresh(2, 16 * MIB);
+    (0..50u64).for_each(|n| put_sync(&store, &n.to_le_bytes(), n));
+    let before = store.stats().meta_used_bytes;
+    assert!(before > 50 * 8);
+    crash(&drives, store);
+    assert_eq!(open(&drives).stats().meta_used_bytes, before);
+}
+
+/// The area holds the checkpoint before the last: that must not count any more when its pages change, nor before the
+/// new pages are all there.
+#[test]
+fn a_checkpoint_erases_the_old_header_first_and_writes_the_new_one_last() {
+    let (drives, store) = fresh(1, 16 * MIB);
+    put_sync(&store, b"k", 1);
+    store.close().unwrap();
+    let hooked = Hooked::new(&drives[0]);
+    let store = Store::open(vec![hooked.clone()], quiet()).unwrap();
+    let noted = Arc::<Mutex<Vec<_>>>::default();
+    let (zones, into) = (zones(16 * MIB), Arc::clone(&noted));
+    let area = 4096..zones.journal_offset();
+    hooked.set(move |request| {
+        let at = request.extents.first().map_or(0, |extent| extent.offset);
+        match request.op {
+            Op::Write { fua } if area.contains(&at) => {
+                let mut bytes = vec![0; request.segments[0].len()];
+                request.segments[0].read(0, &mut bytes).unwrap();
+                into.lock().push((at, Some((fua, bytes.iter().all(|&byte| byte == 0)))));
+            }
+            Op::Flush => into.lock().push((0, None)),
+            _ => {}
+        }
+        Ok(())
+    });
+    store.checkpoint().unwrap();
+    let noted = noted.lock();
+    let header = newest_checkpoint(&drives[0], &zones);
+    assert_eq!(noted.first(), Some(&(header, Some((true, true)))), "erased for good");
+    assert_eq!(noted.last(), Some(&(header, Some((true, false)))));
+    let pages = &noted[1..noted.len() - 1];
+    assert!(pages.iter().any(|(at, write)| *at > header && write.is_some()), "{pages:?}");
+    assert_eq!(
+        pages.last(),
+        Some(&(0, None)),
+        "the pages are durable before the header is written"
+    );
+}
+
 #[test]
 fn a_record_that_names_another_drive_is_skipped_and_what_lies_there_stays() {
     let (drives, store) = fresh(2, 16 * MIB);
@@ -278,16 +356,7 @@ fn a_record_that_names_another_drive_is_skipped_and_what_lies_there_stays() {
     let stored = frames(&drives[1], &zones).pop().unwrap().records.pop().unwrap();
     let Record::Put(mut record) = stored else { panic!("the last record is of a put: {stored:?}") };
     (record.key, record.generation) = (b"another".to_vec(), record.generation + 1000);
-    // Right in everything but that it is on the wrong drive.
-    let last = frames(&drives[0], &zones).pop().unwrap();
-    let mut forged = FrameBuilder::default();
-    assert!(forged.push(&Record::Put(record)).unwrap());
-    let uuid = superblock(&drives[0]).drive_uuid();
-    let (frame, _) = forged.finish(last.sequence + 1, last.epoch, last.checksum, &uuid);
-    let at = zones.journal_offset() as usize + last.sequence as usize * BLOCK_BYTES;
-    let mut image = drives[0].snapshot();
-    image[at..at + BLOCK_BYTES].copy_from_slice(&frame);
-    drives[0].restore(&image);
+    let last = forge_frame(&drives[0], &zones, &Record::Put(record), 0);
     let store = open(&drives);
     assert!(store.recovery().journal_records > last.sequence, "the frame was read");
     assert!(!store.contains(b"another"));

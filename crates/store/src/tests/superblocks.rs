@@ -3,6 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use gcos_engine::{IoErrorKind, Op, Request};
+use gcos_layout::media::{BLOCK_BYTES, Superblock};
 use parking_lot::Mutex;
 
 use super::regressions::{Hooked, cut, hooked, replace, zones};
@@ -67,6 +68,52 @@ fn a_superblock_copy_that_could_not_be_written_is_the_first_of_the_next_update()
         assert_eq!(*first.lock(), Some(failing));
         assert_eq!(store.recovery().superblock_copies_repaired, 1);
         assert_holds(&store, b"k", 1, 1000);
+    }
+}
+
+#[test]
+fn a_superblock_copy_that_failed_is_the_first_of_the_next_update_also_without_an_open_between() {
+    let size = 16 * MIB;
+    let copies = zones(size).superblock_offsets();
+    for &failing in &copies[1..] {
+        let (drives, store) = fresh(1, size);
+        put(&store, b"k", 1, 1000);
+        store.close().unwrap();
+        let hooked = Hooked::new(&drives[0]);
+        fail_at(&hooked, &[failing]);
+        let store = Store::open(vec![hooked.clone()], quiet()).unwrap();
+        let first = Arc::new(Mutex::new(None));
+        let noted = Arc::clone(&first);
+        hooked.set(move |request| {
+            let copy = written(request).filter(|at| copies.contains(at));
+            let mut first = noted.lock();
+            *first = first.or(copy);
+            Ok(())
+        });
+        store.close().unwrap();
+        assert_eq!(*first.lock(), Some(failing));
+    }
+}
+
+#[test]
+fn of_two_pairs_of_superblock_copies_the_later_counts() {
+    let size = 16 * MIB;
+    let copies = zones(size).superblock_offsets().map(|at| at as usize);
+    let block = |image: &[u8], at: usize| Superblock::decode(&image[at..at + BLOCK_BYTES]).unwrap();
+    for later in [[0, 1], [2, 3], [0, 3]] {
+        let (drives, store) = fresh(1, size);
+        store.close().unwrap();
+        let before = drives[0].snapshot();
+        drop(open(&drives));
+        let mut torn = drives[0].snapshot();
+        let newest = block(&torn, copies[0]);
+        for at in (0..4).filter(|copy| !later.contains(copy)).map(|copy| copies[copy]) {
+            torn[at..at + BLOCK_BYTES].copy_from_slice(&before[at..at + BLOCK_BYTES]);
+        }
+        drives[0].restore(&torn);
+        drop(open(&drives));
+        let now = block(&drives[0].snapshot(), copies[0]);
+        assert_eq!((now.epoch, now.sequence), (newest.epoch + 1, newest.sequence + 1));
     }
 }
 
