@@ -69,6 +69,17 @@ fn key(hash: u64) -> String {
 }
 
 #[test]
+fn a_folder_without_files_of_the_gds_backend_is_a_mistake() {
+    let (place, root) = place(0);
+    std::fs::create_dir_all(root.join("00/01")).unwrap();
+    std::fs::write(root.join("00/01/notes.txt"), "other").unwrap();
+    let failed = place.run(&["--json", "import-lmcache-gds", "gds"]).expect(2).json();
+    assert_eq!(failed["error"]["kind"], "usage");
+    let message = failed["error"]["message"].as_str().unwrap();
+    assert!(message.contains("kvcache.safetensors") && message.contains("gds_path"), "{message}");
+}
+
+#[test]
 fn files_of_the_gds_backend_become_objects_under_the_keys_of_the_connector() {
     let (place, _) = place(20);
     let dry = import(&place, 0, &["--dry-run"]);

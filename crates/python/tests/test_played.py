@@ -46,6 +46,15 @@ def part(buffer: gcos.DeviceBuffer, offset: int, length: int) -> gcos.Memory:
 DATA = bytes(i * 11 % 253 for i in range(MIB))
 
 
+def test_two_items_of_a_get_share_no_memory_of_a_gpu(played: gcos.Store) -> None:
+    played.put_many(["a", "b", "c"], [DATA[:5000]] * 3)
+    buffer, second = played.device_buffer("cuda:0", MIB), played.device_buffer("cuda:1", MIB)
+    bufs = [part(buffer, 0, 5000), part(buffer, 4999, 5000), part(second, 0, 5000)]
+    first, shared, third = played.get_many(["a", "b", "c"], bufs)
+    assert first is True and third is True and content(buffer, 5000) == DATA[:5000]
+    assert isinstance(shared, gcos.InvalidArgument) and "overlaps" in str(shared)
+
+
 def test_memory_of_a_gpu_goes_in_and_out(played: gcos.Store, other: gcos.Store) -> None:
     for store in (played, other):
         # The store's own memory of a GPU, and that of another.

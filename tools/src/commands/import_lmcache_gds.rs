@@ -41,6 +41,15 @@ pub(crate) fn run(
     let mut report = Report { dry_run: args.dry_run, ..Report::default() };
     let files = find(&args.folder, &mut report)?;
     report.found = files.len() as u64;
+    if report.found + report.refused + report.incomplete == 0 {
+        let folder = args.folder.display();
+        let message = format!(
+            "{folder} holds no file of LMCache's GDS backend: expected *{} and *{METADATA} in it or below; \
+             give the folder that `gds_path` names",
+            DATA.join(", *")
+        );
+        return Err(Failure::usage(message));
+    }
     let store = open(globals)?;
     if !args.dry_run {
         hold(&store);

@@ -1,7 +1,5 @@
 //! Items in memory of the host.
 
-use std::collections::BTreeMap;
-
 use gcos::hw::{DmaBuffer, DmaSlice};
 use gcos::{Access, Sink, Source, StoreError};
 
@@ -85,14 +83,6 @@ pub(super) fn carry_out(
             merge(prepared, || results.next().map(of_put))
         }
         Task::Get(offset) => {
-            let overlapping = overlapping(items);
-            for (prepared, overlaps) in prepared.iter_mut().zip(&overlapping) {
-                if *overlaps {
-                    *prepared = Err(Failure::invalid(
-                        "the memory of two items overlaps; expected memory of its own for each",
-                    ));
-                }
-            }
             let mut sinks = Vec::with_capacity(items.len());
             for ((_, item), prepared) in items.iter_mut().zip(&mut prepared) {
                 let Item { key, regions } = &mut **item;
@@ -180,33 +170,4 @@ fn scatter(item: &mut Item, buffer: &DmaBuffer) -> Result<(), StoreError> {
         at += range.len();
     }
     Ok(())
-}
-
-/// Which of the items has memory that another has, too. The first of them may have it.
-fn overlapping(items: &[(usize, &mut Item)]) -> Vec<bool> {
-    let mut taken: BTreeMap<usize, usize> = BTreeMap::new();
-    let mut found = Vec::with_capacity(items.len());
-    for (_, item) in items {
-        let ranges = || item.regions.iter().filter_map(range);
-        let mut own: Vec<usize> = Vec::new();
-        let overlaps = ranges().any(|range| {
-            let (start, end) = (range.address(), range.address() + range.len());
-            let before = taken.range(..end).next_back();
-            let overlaps = before.is_some_and(|(_, other_end)| *other_end > start);
-            if !overlaps {
-                taken.insert(start, end);
-                own.push(start);
-            }
-            overlaps
-        });
-        // One that is refused is not in the way of others; what is taken never overlaps, so looking at the
-        // nearest is enough.
-        if overlaps {
-            for start in own {
-                taken.remove(&start);
-            }
-        }
-        found.push(overlaps);
-    }
-    found
 }

@@ -2,6 +2,7 @@
 
 mod device;
 mod host;
+mod overlap;
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -106,8 +107,17 @@ impl Batch {
         let mut outcomes: Vec<Option<Outcome>> = self.items.iter().map(|_| None).collect();
         let mut host = Vec::new();
         let mut devices: BTreeMap<usize, Vec<(usize, &mut Item)>> = BTreeMap::new();
-        for (at, item) in self.items.iter_mut().enumerate() {
+        let shared = match self.task {
+            Task::Get(_) => overlap::overlapping(&self.items),
+            Task::Put(_) => vec![false; self.items.len()],
+        };
+        for ((at, item), shared) in self.items.iter_mut().enumerate().zip(shared) {
             match item.gpu() {
+                _ if shared => {
+                    let message =
+                        "the memory of two items overlaps; expected memory of its own for each";
+                    set(&mut outcomes, at, Err(Failure::invalid(message)));
+                }
                 Ok(None) => host.push((at, item)),
                 Ok(Some(gpu)) => devices.entry(gpu).or_default().push((at, item)),
                 Err(failure) => set(&mut outcomes, at, Err(failure)),

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use gcos_engine::Op;
 use gcos_layout::media::{
     BLOCK_BYTES, CHECKPOINT_PAGE_BYTES, CheckpointHeader, DriveState, FrameBuilder, JournalFrame,
-    Record, RemoveRecord, Superblock, VERSION_MINOR, ZoneMap,
+    MAX_FRAME_BLOCKS, Record, RemoveRecord, Superblock, VERSION_MINOR, ZoneMap,
 };
 
 use parking_lot::Mutex;
@@ -215,13 +215,14 @@ fn what_the_older_checkpoint_needs_is_kept_after_an_open_as_well() {
     let key = |n: u64| (n % 8).to_le_bytes();
     (0..5).for_each(|n| put_sync(&store, &key(n), n));
     store.checkpoint().unwrap();
-    (5..30).for_each(|n| replace_sync(&store, &key(n), n));
+    (5..130).for_each(|n| replace_sync(&store, &key(n), n));
     store.checkpoint().unwrap();
     crash(&drives, store);
     let store = open(&drives);
-    // Each of these is a frame of one block: past where the older checkpoint's journal begins, a lap later.
-    let end = 30 + zones(16 * MIB).journal_blocks() - 15;
-    (30..end).for_each(|n| replace_sync(&store, &key(n), n));
+    // Each of these is a frame of one block. They end past where the older checkpoint's journal begins, a lap later, and
+    // before the newer one's is so near that a frame of the greatest length would not fit.
+    let end = 130 + zones(16 * MIB).journal_blocks() - MAX_FRAME_BLOCKS as u64 - 5;
+    (130..end).for_each(|n| replace_sync(&store, &key(n), n));
     crash(&drives, store);
     let page = newest_checkpoint(&drives[0], &zones(16 * MIB)) + BLOCK_BYTES as u64;
     drives[0].corrupt(page + 20, 1);
