@@ -115,7 +115,8 @@ def test_the_host_and_two_gpus_go_together_in_a_batch(played: gcos.Store) -> Non
     fill(one, bytes(50_000))
     host = bytearray(4)
     keys = ["1", "nothing", "host", "0", "0"]
-    results = played.get_many(keys, [one, part(one, 0, 1), host, zero, part(zero, 0, 5)])
+    empty, short = played.device_buffer("cuda:1", 1), played.device_buffer("cuda:0", 5)
+    results = played.get_many(keys, [one, empty, host, zero, short])
     assert results[:4] == [True, False, True, True]
     assert isinstance(results[4], gcos.WrongSize)
     assert host == b"host"
