@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use gcos_engine::{DemotingEngine, DemotionRules, Engine, KernelPath};
+use gcos_engine::{CountedEngine, DemotingEngine, DemotionRules, Engine, KernelPath};
 
 use super::{Drive, OpenError, kernel};
 use crate::config::Config;
@@ -13,7 +13,7 @@ pub(super) fn engine(config: &Config, drive: &Drive) -> Result<Arc<dyn Engine>, 
     let engine = drive.engine();
     let rules = rules(config);
     if rules.is_off() {
-        return Ok(engine);
+        return Ok(CountedEngine::new(engine));
     }
     let name = engine.geometry().name.clone();
     let mut ways = vec![engine];

@@ -4,6 +4,7 @@
 //! time, each within its deadline. The store above does not see whether NVMe queues driven by the
 //! host, by a GPU, or a file are behind it.
 
+mod counted;
 mod demote;
 pub mod device;
 mod ended;
@@ -15,6 +16,7 @@ mod host;
 mod noop;
 mod request;
 
+pub use counted::CountedEngine;
 pub use demote::{DemotingEngine, DemotionReason, DemotionRules, Demotions};
 pub use ended::Ended;
 pub use error::{IoError, IoErrorKind};

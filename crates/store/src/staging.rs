@@ -7,8 +7,14 @@ use parking_lot::Mutex;
 
 use crate::StoreError;
 
-/// Buffer sizes kept for reuse: one header; a small object with its header; one unit of a large one.
-const SIZES: [usize; 3] = [8 << 10, 128 << 10, (1 << 20) + (64 << 10)];
+/// Buffer sizes kept for reuse: one header; a small object with its header; one unit of larger ones, with a header.
+const SIZES: [usize; 5] = [
+    8 << 10,
+    128 << 10,
+    (256 << 10) + (64 << 10),
+    (512 << 10) + (64 << 10),
+    (1 << 20) + (64 << 10),
+];
 /// Bytes kept for reuse in each size.
 const KEEP_BYTES: usize = 32 << 20;
 
@@ -16,7 +22,7 @@ const KEEP_BYTES: usize = 32 << 20;
 #[derive(Debug)]
 pub(crate) struct Staging {
     dma: Arc<DmaSpace>,
-    idle: [Mutex<Vec<DmaBuffer>>; 3],
+    idle: [Mutex<Vec<DmaBuffer>>; SIZES.len()],
 }
 
 /// A staging buffer in use; goes back to its pool when dropped.
