@@ -227,8 +227,9 @@ gcos_status gcos_put(
     int32_t *kept);
 
 /* Reads an object into memory of exactly its length: ask gcos_info for that. GCOS_NO_SUCH_KEY
- * is a miss, for whatever reason gcos_last_error tells; what is in the memory is unspecified
- * then, as after every failure. */
+ * is a miss, for the reason that gcos_last_error tells; what is in the memory is unspecified
+ * then, as after every failure. After GCOS_TIMEOUT it may still be written to: see
+ * gcos_register. */
 gcos_status gcos_get(
     gcos_store *store,
     const void *key,

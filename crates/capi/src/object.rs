@@ -84,7 +84,8 @@ pub unsafe extern "C" fn gcos_put(
 }
 
 /// Reads an object into memory of exactly its length: ask gcos_info for that. GCOS_NO_SUCH_KEY is a miss, for
-/// whatever reason gcos_last_error tells; what is in the memory is unspecified then, as after every failure.
+/// the reason that gcos_last_error tells; what is in the memory is unspecified then, as after every failure. After
+/// GCOS_TIMEOUT it may still be written to: see gcos_register.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn gcos_get(
     store: *mut gcos_store,

@@ -300,7 +300,7 @@ fn a_transfer_past_its_deadline_is_given_up_and_what_cufile_does_later_hurts_nob
     let reads = rig.played.count(CuFileCount::Reads);
     let read = DeviceTransfer::read(0, into.as_slice());
     let error = go_within(&*device, &stream, read, Duration::from_millis(30)).unwrap_err();
-    assert_eq!(error.kind, IoErrorKind::Unfinished, "{error}");
+    assert_eq!(error.kind, IoErrorKind::Timeout, "{error}");
     while rig.played.count(CuFileCount::Reads) == reads {
         assert!(start.elapsed() < SECONDS, "the late read never came");
         std::thread::sleep(Duration::from_millis(5));
@@ -394,7 +394,7 @@ fn cufile_whose_calls_do_not_come_back_is_left() {
     rig.played.fault(CuFileFault::DelayUs, 1_000_000).unwrap();
     for late in 1..=3 {
         let error = go_within(&*device, &stream, read(), Duration::from_millis(50)).unwrap_err();
-        assert_eq!(error.kind, IoErrorKind::Unfinished, "{error}");
+        assert_eq!(error.kind, IoErrorKind::Timeout, "{error}");
         assert_eq!(device.path().driver == Driver::Staged, late == 3, "{}", device.path());
     }
     assert!(device.path().to_string().contains("do not come back"), "{}", device.path());

@@ -322,6 +322,8 @@ impl Reading<'_> {
                 verdict = Verdict::Unfinished { detail: error.to_string() };
             }
         }
+        // No drive knows of plain memory: what comes late lands in staging memory.
+        let verdict = verdict.settled(matches!(self.sink, Into::Bytes(_)));
         self.pool.unhold(&self.object);
         (std::mem::replace(&mut self.sink, Into::Bytes(&mut [])), verdict)
     }

@@ -60,6 +60,16 @@ pub(crate) enum Verdict {
     },
 }
 
+impl Verdict {
+    /// The same, of a read that cannot write to the target any more.
+    pub(crate) fn settled(self, so: bool) -> Self {
+        match self {
+            Verdict::Unfinished { detail } if so => Verdict::Failed { detail },
+            other => other,
+        }
+    }
+}
+
 impl Object {
     /// What an entry says, if it says anything that makes sense.
     pub(crate) fn of(id: Id, entry: &Entry) -> Option<Self> {

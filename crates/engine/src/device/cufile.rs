@@ -121,6 +121,8 @@ struct MovingState {
     left: usize,
     /// Pieces that are being copied from or to the memory of the transfer.
     copying: usize,
+    /// A copy has not ended, and may still be made.
+    loose: bool,
     failed: Option<Failure>,
     /// Nobody waits any more.
     given_up: bool,
@@ -405,7 +407,10 @@ fn copy(lane: &mut Lane, chunk: &Chunk, moving: &Moving) -> Result<(), Failure> 
     // What was given is awaited even if not all was.
     let ended = lane.stream.record().and_then(|event| event.synchronize(lane.patience));
     lane.spoilt = ended.is_err();
-    moving.state.lock().copying -= 1;
+    let mut state = moving.state.lock();
+    state.copying -= 1;
+    state.loose |= lane.spoilt;
+    drop(state);
     given.and(ended).map_err(Failure::Gpu)
 }
 
@@ -471,6 +476,10 @@ impl CuFileTicket {
     fn moved(&mut self) -> Option<Result<(), Failed>> {
         let moving = self.moving.as_ref()?;
         let mut state = moving.state.lock();
+        if state.loose && !self.write && (state.left == 0 || Instant::now() >= self.end) {
+            state.given_up = true;
+            return Some(Err(Failed::Loose));
+        }
         if state.left == 0 {
             return Some(match state.failed.take() {
                 None => Ok(()),
@@ -511,6 +520,15 @@ impl CuFileTicket {
                     self.blame(&"its calls do not come back in time");
                 }
                 let detail = "cuFile did not end it in time; the call itself cannot be given up";
+                // A read that comes late ends in memory of the thread's own.
+                let kind = match self.write {
+                    true => IoErrorKind::Unfinished,
+                    false => IoErrorKind::Timeout,
+                };
+                Err(self.error(kind, detail))
+            }
+            Err(Failed::Loose) => {
+                let detail = "a copy on the GPU has not ended, and may still be made";
                 Err(self.error(IoErrorKind::Unfinished, detail))
             }
             Err(Failed::Gpu(error)) => {
@@ -565,6 +583,8 @@ enum Failed {
         /// Threads are in calls of cuFile that may be the cause.
         hanging: bool,
     },
+    /// A copy to the memory of the transfer may still be made.
+    Loose,
 }
 
 /// Whether it is the library that failed, not the drive: the same transfer may go well without it.

@@ -245,8 +245,10 @@ impl StagedTicket {
         self.transfer.error(self.engine.geometry(), kind, detail)
     }
 
+    /// A copy of the GPU failed, so nobody knows whether it is over: it may still write what a read was to bring.
     fn gpu_failed(&self, error: &GpuError) -> IoError {
-        self.error(IoErrorKind::Device, format!("a copy of the GPU failed: {error}"))
+        let kind = if self.write { IoErrorKind::Device } else { IoErrorKind::Unfinished };
+        self.error(kind, format!("a copy of the GPU failed: {error}"))
     }
 
     fn left(&self) -> Duration {
@@ -303,8 +305,12 @@ impl StagedTicket {
                 // A read that was given up elsewhere is of no use to anybody.
                 Some(Ok(())) if self.failed.is_some() => Next::Done,
                 Some(Ok(())) => self.copy(chunk, slot),
-                Some(Err(error)) => {
+                Some(Err(mut error)) => {
                     slot.lose();
+                    if !self.write && error.kind == IoErrorKind::Unfinished {
+                        // What comes late lands in the slot.
+                        error.kind = IoErrorKind::Timeout;
+                    }
                     Next::Failed(error)
                 }
             },
@@ -316,8 +322,9 @@ impl StagedTicket {
                 }
                 Ok(false) => {
                     self.stream.keep((slot, chunk));
-                    let detail = "a copy of the GPU did not end in time";
-                    Next::Failed(self.error(IoErrorKind::Unfinished, detail))
+                    let kind =
+                        if self.write { IoErrorKind::Timeout } else { IoErrorKind::Unfinished };
+                    Next::Failed(self.error(kind, "a copy of the GPU did not end in time"))
                 }
                 Err(error) => {
                     // Nobody knows whether the copy is over.
@@ -361,7 +368,12 @@ impl StagedTicket {
             Next::Done => {}
             Next::Failed(error) => {
                 self.waiting.clear();
-                self.failed.get_or_insert(error);
+                // Whoever asked has to hear of what is still under way.
+                if error.kind == IoErrorKind::Unfinished {
+                    self.failed = Some(error);
+                } else {
+                    self.failed.get_or_insert(error);
+                }
             }
         }
     }

@@ -1,7 +1,7 @@
 //! Items in memory of the host.
 
 use gcos::hw::{DmaBuffer, DmaSlice};
-use gcos::{Access, Sink, Source, StoreError};
+use gcos::{Access, Lookup, Sink, Source, StoreError};
 
 use super::{Item, Outcome, Task, of_get, of_put};
 use crate::error::Failure;
@@ -106,7 +106,11 @@ pub(super) fn carry_out(
                 outcomes.push(match prepared {
                     Err(failure) => Err(failure),
                     Ok(prepared) => {
-                        let hit = results.next().map(of_get);
+                        let hit = results.next().map(|result| match (&prepared, result) {
+                            // What comes late lands in that buffer, not in the caller's memory.
+                            (Prepared::Gathered(_), Ok(Lookup::Miss(_))) => Ok(false),
+                            (_, result) => of_get(result),
+                        });
                         let hit = hit.unwrap_or_else(|| Err(Failure::internal("a get")));
                         match (hit, prepared) {
                             (Ok(true), Prepared::Gathered(buffer)) => {

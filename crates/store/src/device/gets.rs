@@ -166,6 +166,8 @@ impl Inner {
             true => held::passed(&self.before, left),
             false => Err(held::not_passed()),
         };
+        // Without the flight nothing is under way that could come later.
+        let passed = passed.map_err(|verdict| verdict.settled(self.flight.is_none()));
         let reads = std::mem::take(&mut self.reads);
         if let Err(verdict) = passed {
             return self.give_up(reads, &verdict);

@@ -7,7 +7,7 @@ use gcos_engine::device::ops::{ChecksumTicket, Copy, Memory, OpTicket, Run};
 use gcos_engine::device::{
     DeviceBuffer, DeviceSlice, DeviceTicket, DeviceTransfer, Event, Pinned, Stream,
 };
-use gcos_engine::{Extent, IoError, Op};
+use gcos_engine::{Extent, IoError, IoErrorKind, Op};
 use smallvec::SmallVec;
 
 use super::context::{Device, Direct};
@@ -398,7 +398,11 @@ fn to_usize(value: u64) -> usize {
 impl Flight {
     fn fail(&mut self, item: usize, drive: u8, error: StoreError) {
         if let Some(failed) = self.failed.get_mut(item) {
-            failed.get_or_insert(Failed { drive, error });
+            // Whoever asked has to hear of what is still under way.
+            let late = error.io_kind() == Some(IoErrorKind::Unfinished);
+            if late || failed.is_none() {
+                *failed = Some(Failed { drive, error });
+            }
         }
     }
 

@@ -227,6 +227,8 @@ impl<'s> Layers<'s> {
             },
             false => Err(held::not_passed()),
         };
+        let nothing = layer.flight.is_none();
+        let passed = passed.map_err(|verdict| verdict.settled(nothing));
         let mut results = Vec::with_capacity(layer.items.len());
         for (part, &item) in layer.sink.parts.iter().zip(&layer.items) {
             results.push(match &passed {
@@ -251,8 +253,15 @@ impl<'s> Layers<'s> {
         let (held, asked, header) = match self.objects.get_mut(part.key) {
             Some(Subject::Reading { held, asked, header }) => (Arc::clone(held), asked, header),
             Some(Subject::Missed(reason)) => {
+                let mut reason = reason.clone();
                 count(&self.pool.counters.misses, 1);
-                return Ok(Lookup::Miss(reason.clone()));
+                // Its own transfer may still be under way.
+                let failed = flight.zip(item).and_then(|(flight, item)| flight.item(item).err());
+                let late = failed.map(|failed| Held::verdict(&failed));
+                if let Some(verdict @ Verdict::Unfinished { .. }) = late {
+                    reason = self.pool.reason(verdict);
+                }
+                return Ok(Lookup::Miss(reason));
             }
             Some(Subject::Unused) | None => return Err(StoreError::Closed),
         };
