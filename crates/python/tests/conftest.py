@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -18,6 +19,10 @@ import gcos
 
 MIB = 1 << 20
 KINDS = ("ram", "image", "file")
+
+# Shells ignore it in what they run in the background, and programs would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def document(path: str, mib: int = 64, **sections: Any) -> dict[str, Any]:
