@@ -71,6 +71,7 @@ const EDGES: &[Edges] = &[
             "gcos-hw",
             "gcos-layout",
             "gcos-nvme",
+            "gcos-store",
         ],
         dev: &[],
     },

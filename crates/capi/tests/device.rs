@@ -1,4 +1,4 @@
-//! The calls of devices, on a GPU that host threads play.
+//! The calls of devices, on a GPU that host threads play, or, with feature `gpu`, on a real one.
 #![expect(clippy::unwrap_used, reason = "a step that fails fails its test")]
 
 use std::ffi::{CStr, c_void};
@@ -16,7 +16,11 @@ const LEN: usize = 300_000;
 /// A pool, and GPU 0 of it.
 fn open() -> (*mut gcos_store, Arc<Gpu>) {
     let access = Access::open(&Config::parse(CONFIG, "test").unwrap(), false).unwrap();
+    #[cfg(feature = "gpu")]
+    let gpu = access.gpu(0).unwrap();
+    #[cfg(not(feature = "gpu"))]
     let gpu = Gpu::played();
+    #[cfg(not(feature = "gpu"))]
     access.add_gpu(Arc::clone(&gpu));
     (hand_over(access).unwrap(), gpu)
 }

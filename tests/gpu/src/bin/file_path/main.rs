@@ -9,6 +9,7 @@
 
 mod bare;
 mod checks;
+mod objects;
 mod rig;
 
 use std::process::ExitCode;
@@ -100,6 +101,8 @@ fn run(report: &Report) -> bool {
     part("gds_file_io", &|| checks::gds_file_io(&rig));
     part("batch", &|| checks::batch(&rig));
     part("stream", &|| checks::stream(&rig));
+    part("objects_by_cufile", &|| objects::objects(&rig, CuFileUse::Require));
+    part("objects_by_staging", &|| objects::objects(&rig, CuFileUse::Never));
     part("rates", &|| bare::rates(&rig));
     part("latency_4k", &|| bare::latency(&rig));
     good
