@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use gcos::engine::{Request, UnderWay};
 use gcos::metrics::{Kind, MetricsServer, metrics};
 use gcos::store::PutOptions;
 use gcos::{Access, Config};
@@ -50,6 +51,31 @@ fn known() -> BTreeSet<String> {
 fn value(text: &str, sample: &str) -> f64 {
     let line = text.lines().find_map(|line| line.strip_prefix(sample)?.strip_prefix(' '));
     line.unwrap_or_else(|| panic!("{sample} is not in\n{text}")).parse().unwrap()
+}
+
+#[test]
+fn what_every_drive_has_under_way_is_counted_whether_rules_watch_it_or_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let (file, spill) = (folder.path().join("file"), folder.path().join("spill"));
+    for rules in [r#""max_errors": 0, "latency_multiple": 0"#, r#""max_errors": 5"#] {
+        let text = format!(
+            r#"{{"disk": {{"number": 2, "paths": ["emulated:ram:64MiB", {file:?}],
+            "capacity_bytes": 67108864}},
+            "fallback": {{"path": {spill:?}, "capacity_bytes": 67108864, {rules}}}}}"#
+        );
+        let config = Config::parse(&text, "test").unwrap();
+        let engines = gcos::open_drives(&config, true).unwrap().engines;
+        assert_eq!(engines.len(), 3);
+        for engine in engines {
+            let memory = engine.dma().alloc(4096).unwrap();
+            let read = Request::read(0, memory.as_dma(), Duration::from_secs(10));
+            let ticket = engine.submit(read).unwrap();
+            assert_eq!(engine.under_way(), UnderWay { requests: 1, bytes: 4096 }, "{text}");
+            ticket.wait().unwrap();
+            assert_eq!(engine.under_way(), UnderWay::default());
+            engine.shutdown(Duration::from_secs(10)).unwrap();
+        }
+    }
 }
 
 #[test]

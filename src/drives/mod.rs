@@ -155,11 +155,7 @@ fn open_all(
     let dma = platform.dma()?;
     let attached = gpus.attach(config, &dma, &drives, &mut choices)?;
     choices.iter().for_each(DriveChoice::say);
-    let engine = |(index, drive): (usize, &Drive)| match spill {
-        // What spills has nowhere else to go: there is nothing to leave it for.
-        Some(position) if position == index => Ok(drive.engine()),
-        _ => watch::engine(config, drive),
-    };
+    let engine = |(index, drive)| watch::engine(config, drive, spill == Some(index));
     let engines = drives.iter().enumerate().map(engine).collect::<Result<_, _>>()?;
     Ok(Drives {
         engines,

@@ -1,4 +1,5 @@
-//! Drives that leave a way that is not well for the next one, where section `fallback` asks for it.
+//! What is around the engine of every drive: it is counted, and leaves a way that is not well for the next one,
+//! where section `fallback` asks for it.
 
 use std::sync::Arc;
 
@@ -9,12 +10,26 @@ use crate::config::Config;
 
 /// The engine of a drive, watched by the rules that there are. Without any it goes its one way: what a
 /// failure means is then for the store to say.
-pub(super) fn engine(config: &Config, drive: &Drive) -> Result<Arc<dyn Engine>, OpenError> {
-    let engine = drive.engine();
+pub(super) fn engine(
+    config: &Config,
+    drive: &Drive,
+    spill: bool,
+) -> Result<Arc<dyn Engine>, OpenError> {
     let rules = rules(config);
-    if rules.is_off() {
-        return Ok(CountedEngine::new(engine));
-    }
+    // What spills has nowhere else to go: there is nothing to leave it for.
+    let engine = match spill || rules.is_off() {
+        true => drive.engine(),
+        false => watched(config, drive, &rules)?,
+    };
+    Ok(CountedEngine::new(engine))
+}
+
+fn watched(
+    config: &Config,
+    drive: &Drive,
+    rules: &DemotionRules,
+) -> Result<Arc<dyn Engine>, OpenError> {
+    let engine = drive.engine();
     let name = engine.geometry().name.clone();
     let mut ways = vec![engine];
     if let Drive::File(first, _) = drive
@@ -23,7 +38,7 @@ pub(super) fn engine(config: &Config, drive: &Drive) -> Result<Arc<dyn Engine>, 
     {
         ways.push(kernel::next_way(config, first)?);
     }
-    let watched = DemotingEngine::new(ways, &rules);
+    let watched = DemotingEngine::new(ways, rules);
     Ok(watched.map_err(|source| OpenError::Watch { path: name, source: Box::new(source) })?)
 }
 

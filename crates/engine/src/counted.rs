@@ -7,7 +7,8 @@ use gcos_hw::DmaSpace;
 use crate::device::{DeviceEngine, Gpu};
 use crate::{Demotions, Engine, Geometry, IoError, Op, Request, Ticket, UnderWay, Way};
 
-/// An engine that counts what the host has under way; all else goes to the one inside.
+/// An engine that counts what the host has under way; all else goes to the one inside. It goes around what
+/// else is around an engine: a request that is carried out once more inside is under way until that has ended.
 #[derive(Debug)]
 pub struct CountedEngine {
     inner: Arc<dyn Engine>,
@@ -34,7 +35,7 @@ struct CountedTicket {
 }
 
 impl CountedEngine {
-    /// Over an engine that does not count.
+    /// Over an engine.
     #[must_use]
     pub fn new(inner: Arc<dyn Engine>) -> Arc<Self> {
         Arc::new(Self { inner, counts: Arc::default() })

@@ -131,7 +131,7 @@ pub trait Engine: Send + Sync + fmt::Debug {
         None
     }
 
-    /// What the host has under way. An engine that does not count says none.
+    /// What the host has under way, if this is a [`CountedEngine`] or has one inside that it asks; else none.
     fn under_way(&self) -> UnderWay {
         UnderWay::default()
     }

@@ -13,7 +13,7 @@ use super::way::Road;
 use super::{DemotionReason, DemotionRules, Demotions};
 use crate::device::DeviceEngine;
 use crate::gpu::after;
-use crate::{Engine, Geometry, IoError, IoErrorKind, Op, Request, Ticket, UnderWay, Way};
+use crate::{Engine, Geometry, IoError, IoErrorKind, Op, Request, Ticket, Way};
 
 /// Moves blocks the first of several ways that is well, by rules. See the module's description.
 ///
@@ -129,10 +129,6 @@ impl Engine for DemotingEngine {
         let (at, road) = self.shared.current()?;
         let inner = road.engine.device(gpu)?;
         Some(Arc::new(WatchedDevice::new(&self.shared, at, inner)))
-    }
-
-    fn under_way(&self) -> UnderWay {
-        self.shared.under_way()
     }
 
     fn demotions(&self) -> Demotions {

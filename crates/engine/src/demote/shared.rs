@@ -9,7 +9,7 @@ use super::gone::GoneRule;
 use super::latency::{Class, LatencyRule};
 use super::way::Road;
 use super::{DemotionReason, DemotionRules, Demotions};
-use crate::{Geometry, IoError, IoErrorKind, Request, UnderWay};
+use crate::{Geometry, IoError, IoErrorKind, Request};
 
 /// What the engine shares with its tickets.
 #[derive(Debug)]
@@ -26,10 +26,8 @@ pub(super) struct Shared {
     /// Held while the way changes, so that each change is made, counted and said once.
     stats: Mutex<Demotions>,
     retried: AtomicU64,
-    /// Bytes of reads and writes under way.
+    /// Bytes of requests under way: with more of them, a request may take longer.
     in_flight: AtomicU64,
-    /// Reads, writes and deallocations under way.
-    requests: AtomicU64,
     began: Instant,
 }
 
@@ -68,16 +66,8 @@ impl Shared {
             stats: Mutex::default(),
             retried: AtomicU64::new(0),
             in_flight: AtomicU64::new(0),
-            requests: AtomicU64::new(0),
             began: Instant::now(),
             roads,
-        }
-    }
-
-    pub(super) fn under_way(&self) -> UnderWay {
-        UnderWay {
-            requests: self.requests.load(Ordering::Relaxed),
-            bytes: self.in_flight.load(Ordering::Relaxed),
         }
     }
 
@@ -201,7 +191,7 @@ impl Shared {
     }
 }
 
-/// Counts a request and its bytes while it is under way.
+/// Counts the bytes of a request while it is under way.
 #[derive(Debug)]
 pub(super) struct Load {
     shared: Arc<Shared>,
@@ -213,7 +203,6 @@ pub(super) struct Load {
 impl Load {
     pub(super) fn new(shared: &Arc<Shared>, bytes: u64) -> Self {
         let ahead = shared.in_flight.fetch_add(bytes, Ordering::Relaxed);
-        shared.requests.fetch_add(1, Ordering::Relaxed);
         Self { shared: Arc::clone(shared), bytes, ahead }
     }
 
@@ -225,6 +214,5 @@ impl Load {
 impl Drop for Load {
     fn drop(&mut self) {
         self.shared.in_flight.fetch_sub(self.bytes, Ordering::Relaxed);
-        self.shared.requests.fetch_sub(1, Ordering::Relaxed);
     }
 }

@@ -7,7 +7,7 @@ use parking_lot::RwLock;
 
 use super::DeviceEngine;
 use crate::gpu::after;
-use crate::{Demotions, Engine, Geometry, IoError, Request, Ticket, UnderWay, Way};
+use crate::{Demotions, Engine, Geometry, IoError, Request, Ticket, Way};
 
 /// An engine with engines for GPUs beside it, which may hold the first: [`Engine::device`] finds them, and
 /// [`Engine::shutdown`] shuts them down first. All else goes to the engine.
@@ -57,10 +57,6 @@ impl Engine for Attached {
         let devices = self.devices.read();
         let found = devices.iter().find(|device| device.gpu().same(gpu)).cloned();
         found.or_else(|| self.engine.device(gpu))
-    }
-
-    fn under_way(&self) -> UnderWay {
-        self.engine.under_way()
     }
 
     fn demotions(&self) -> Demotions {

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use gcos_emulator::{Config, Emulator, Medium, WriteCacheConfig};
 use gcos_engine::{
-    DemotingEngine, DemotionReason, DemotionRules, Engine, Extent, HostQueueEngine,
+    CountedEngine, DemotingEngine, DemotionReason, DemotionRules, Engine, Extent, HostQueueEngine,
     HostQueueOptions, IoErrorKind, Op, Request, UnderWay,
 };
 use gcos_hw::{DmaBuffer, DmaSlice};
@@ -144,14 +144,15 @@ fn requests_under_way_when_a_way_is_left_end_well_on_the_next_one() {
             let rig = rig(&DemotionRules::default());
             rig.first.slow(Duration::from_millis(20));
             rig.first.fail("write", at, IoErrorKind::Gone, 32);
+            let counted = CountedEngine::new(Arc::clone(&rig.engine) as _);
             let writes: Vec<_> = (0..32)
                 .map(|n| {
                     let (slice, bytes) = rig.random(16_384, n);
                     let write = Request::write(n * 16_384, slice, fua, SECOND);
-                    (n * 16_384, bytes, rig.engine.submit(write).unwrap())
+                    (n * 16_384, bytes, counted.submit(write).unwrap())
                 })
                 .collect();
-            let under_way = rig.engine.under_way();
+            let under_way = counted.under_way();
             assert_eq!(under_way, UnderWay { requests: 32, bytes: 32 * 16_384 }, "{at:?}");
             for (n, (offset, bytes, mut ticket)) in writes.into_iter().enumerate() {
                 // Waiting and polling come to the same end.
@@ -163,7 +164,7 @@ fn requests_under_way_when_a_way_is_left_end_well_on_the_next_one() {
                 assert!(rig.content(offset, bytes.len()) == bytes, "{at:?} {fua} {offset}");
             }
             assert_eq!(reason(&*rig.engine), Some(DemotionReason::Gone), "{at:?}");
-            assert_eq!(rig.engine.under_way(), UnderWay::default(), "{at:?}");
+            assert_eq!(counted.under_way(), UnderWay::default(), "{at:?}");
             let expected = if at == At::Start { 0 } else { 32 };
             assert_eq!(rig.engine.demotions().retried, expected, "{at:?}: once each");
         }
