@@ -26,6 +26,7 @@ mod access;
 pub mod config;
 pub mod copy;
 mod drives;
+pub mod log;
 pub mod metrics;
 pub mod status;
 pub mod units;

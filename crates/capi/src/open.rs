@@ -2,12 +2,11 @@ use std::ffi::c_char;
 use std::path::Path;
 use std::time::Duration;
 
-use gcos::{Access, Config};
+use gcos::{Access, Config, log};
 
 use crate::args::{Out, text};
 use crate::call::{Failure, guard};
 use crate::handle;
-use crate::log;
 use crate::types::{GCOS_CREATE, gcos_status, gcos_store};
 
 fn open(config: &Config, flags: u32, store: &Out<*mut gcos_store>) -> Result<(), Failure> {
