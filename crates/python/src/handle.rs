@@ -6,13 +6,12 @@ use std::time::{Duration, Instant};
 
 use gcos::engine::device::DeviceSlice;
 use gcos::hw::DmaSlice;
-use gcos::{Access, AccessError, Status};
+use gcos::{Access, AccessError, Status, log};
 use parking_lot::{Mutex, RwLock};
 use pyo3::prelude::*;
 
 use crate::crew::Crew;
 use crate::error::Failure;
-use crate::log;
 
 /// All stores of the process that may be open, for the end of the interpreter.
 static ALL: Mutex<Vec<Weak<Handle>>> = Mutex::new(Vec::new());
