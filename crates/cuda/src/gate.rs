@@ -1,83 +1,136 @@
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Mutex;
 
-use crate::{Gpu, GpuError, Pinned, PinnedSlice};
+#[cfg(feature = "played")]
+use crate::played::Stall;
+use crate::{Gpu, GpuError, GpuRange, Pinned, PinnedSlice};
 
-/// Holds a stream until it is opened or dropped. See [`crate::Stream::gate`].
+/// Holds up a stream until it is opened, which also happens when it is dropped.
+///
+/// What leads to its opening must neither need the GPU nor call CUDA. Streams share a few queues of the hardware, so
+/// that work of another stream may stand behind the one that is held up. And a call that frees or unregisters
+/// memory, or loads a kernel, waits for all streams and keeps other threads from calling meanwhile. For the same
+/// reason the words of gates are registered once and never unregistered.
 #[derive(Debug)]
-#[must_use = "a gate opens when it is dropped"]
 pub struct Gate {
-    gates: Arc<Gates>,
-    number: u32,
+    kind: GateKind,
+}
+
+#[derive(Debug)]
+pub(crate) enum GateKind {
+    Cuda(Option<Words>),
+    #[cfg(feature = "played")]
+    Played(Arc<PlayedGate>),
 }
 
 impl Gate {
+    pub(crate) fn new(kind: GateKind) -> Self {
+        Self { kind }
+    }
+
+    /// Whether the stream has come to it: all work before it has ended. Calls nothing of CUDA. Where the work before
+    /// it fails, the stream never comes.
+    #[must_use]
+    pub fn is_reached(&self) -> bool {
+        match &self.kind {
+            GateKind::Cuda(words) => words.as_ref().is_some_and(Words::are_reached),
+            #[cfg(feature = "played")]
+            GateKind::Played(gate) => gate.state.lock().0,
+        }
+    }
+
     /// Lets the stream go on.
     pub fn open(self) {}
 }
 
 impl Drop for Gate {
     fn drop(&mut self) {
-        self.gates.open(self.number);
-    }
-}
-
-/// The gates of one stream: a word that the stream watches, which counts how many in a row are open.
-#[derive(Debug)]
-pub(crate) struct Gates {
-    word: PinnedSlice,
-    state: Mutex<State>,
-    changed: Condvar,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    /// Number of the last gate made; the first is 1.
-    last: u32,
-    /// All up to this one are open. Numbers wrap around.
-    open: u32,
-    /// Open ones behind a closed one.
-    early: BTreeSet<u32>,
-}
-
-impl Gates {
-    pub(crate) fn new(gpu: &Arc<Gpu>) -> Result<Arc<Self>, GpuError> {
-        let word = Pinned::new(gpu, 4)?.slice(0, 4)?;
-        Ok(Arc::new(Self { word, state: Mutex::new(State::default()), changed: Condvar::new() }))
-    }
-
-    /// A new gate, with the word to watch and the value from which on it is open.
-    pub(crate) fn add(this: &Arc<Self>) -> (Gate, PinnedSlice, u32) {
-        let mut state = this.state.lock();
-        state.last = state.last.wrapping_add(1);
-        let number = state.last;
-        (Gate { gates: Arc::clone(this), number }, this.word.clone(), number)
-    }
-
-    fn open(&self, number: u32) {
-        let mut state = self.state.lock();
-        state.early.insert(number);
-        loop {
-            let next = state.open.wrapping_add(1);
-            if !state.early.remove(&next) {
-                break;
-            }
-            state.open = next;
+        match &mut self.kind {
+            GateKind::Cuda(words) => words.take().into_iter().for_each(Words::open),
+            #[cfg(feature = "played")]
+            GateKind::Played(gate) => gate.open(),
         }
-        // Under the lock, so that the word never goes back. The word is there and aligned: no error.
-        let _ = self.word.store_ordered(state.open, Ordering::Release);
-        self.changed.notify_all();
+    }
+}
+
+/// Words of gates that are open, by the number of their GPU. What is in this table keeps its GPU, and so could not
+/// be the GPU's.
+static IDLE: Mutex<BTreeMap<usize, Vec<Words>>> = Mutex::new(BTreeMap::new());
+
+/// Bytes of memory that is registered at a time, and of the words of one gate.
+const PAGE: usize = 4096;
+const PAIR: usize = 8;
+
+/// The words of a gate, used again and again with higher values.
+#[derive(Debug)]
+pub(crate) struct Words {
+    /// The stream writes the value here when it has come to the gate.
+    pub(crate) reached: PinnedSlice,
+    /// The stream goes on when it finds the value here, or a higher one.
+    pub(crate) open: PinnedSlice,
+    pub(crate) value: u32,
+}
+
+impl Words {
+    /// Words for a gate that no stream knows of yet.
+    pub(crate) fn take(gpu: &Arc<Gpu>) -> Result<Self, GpuError> {
+        let mut idle = IDLE.lock();
+        let idle = idle.entry(gpu.ordinal()).or_default();
+        // A stream that may go on and has not come to its gate yet will still write the old value.
+        let at = match idle.iter().rposition(Self::are_reached) {
+            Some(at) => at,
+            None => {
+                let page = Pinned::new(gpu, PAGE)?;
+                for at in (0..PAGE).step_by(PAIR) {
+                    let (reached, open) = (page.slice(at, 4)?, page.slice(at + 4, 4)?);
+                    idle.push(Self { reached, open, value: 0 });
+                }
+                idle.len() - 1
+            }
+        };
+        let mut words = idle.swap_remove(at);
+        words.value = words.value.wrapping_add(1);
+        Ok(words)
     }
 
-    /// For the threads of a played GPU. It ends, since every gate opens at its end.
-    #[cfg(feature = "played")]
-    pub(crate) fn wait(&self, value: u32) {
+    fn are_reached(&self) -> bool {
+        self.reached.load() == self.value
+    }
+
+    fn open(self) {
+        // The word is there and aligned: no error.
+        let _ = self.open.store_ordered(self.value, Ordering::Release);
+        let ordinal = self.open.gpu().ordinal();
+        IDLE.lock().entry(ordinal).or_default().push(self);
+    }
+}
+
+/// A gate of a stream that a thread of the host plays.
+#[cfg(feature = "played")]
+#[derive(Debug, Default)]
+pub(crate) struct PlayedGate {
+    /// Whether the stream has come, and whether it may go on.
+    state: Mutex<(bool, bool)>,
+    changed: parking_lot::Condvar,
+}
+
+#[cfg(feature = "played")]
+impl PlayedGate {
+    /// For the stream's thread. It ends, since every gate opens at its end.
+    pub(crate) fn pass(&self, queue: Option<Arc<Stall>>) {
+        let _held = queue.as_ref().map(Stall::hold);
         let mut state = self.state.lock();
-        while (state.open.wrapping_sub(value) as i32) < 0 {
+        state.0 = true;
+        while !state.1 {
             self.changed.wait(&mut state);
         }
+    }
+
+    fn open(&self) {
+        self.state.lock().1 = true;
+        self.changed.notify_all();
     }
 }

@@ -142,6 +142,16 @@ impl Gpu {
         Arc::new(Self { kind, ordinal, name: "played by host threads".to_owned(), uuid })
     }
 
+    /// Holds up the copies of a played GPU, as a GPU that is stuck would; none for a real one.
+    #[cfg(feature = "played")]
+    #[must_use]
+    pub fn stall_copies(&self) -> Option<crate::PlayedStall> {
+        match &self.kind {
+            Kind::Played(played) => Some(played.stall()),
+            Kind::Cuda(_) => None,
+        }
+    }
+
     pub(crate) fn kind(&self) -> &Kind {
         &self.kind
     }

@@ -51,7 +51,7 @@ pub use memory::{
 };
 pub use pinned::{Pinned, PinnedSlice};
 #[cfg(feature = "played")]
-pub use played::{CuFileCount, CuFileFault, PlayedCuFile, PlayedOptions};
+pub use played::{CuFileCount, CuFileFault, PlayedCuFile, PlayedOptions, PlayedStall};
 pub use range::{GpuRange, Hold};
 pub use stream::Stream;
 pub use unmapped::UnmappedMemory;

@@ -240,6 +240,11 @@ impl PinnedSlice {
         self.store_ordered(value, Ordering::Release).map_err(|error| error.to_string())
     }
 
+    /// The word at its start, 0 where there is none.
+    pub(crate) fn load(&self) -> u32 {
+        self.pinned.memory.load_u32(self.offset, Ordering::Acquire).unwrap_or(0)
+    }
+
     /// Stores the word at its start, with this order among the host's own stores.
     pub(crate) fn store_ordered(&self, value: u32, order: Ordering) -> Result<(), GpuError> {
         let ordinal = self.pinned.gpu().ordinal();

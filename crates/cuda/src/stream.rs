@@ -3,9 +3,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cudarc::driver::sys;
-use parking_lot::Mutex;
 
-use crate::gate::Gates;
+#[cfg(feature = "played")]
+use crate::gate::PlayedGate;
+use crate::gate::{GateKind, Words};
 use crate::gpu::Kind;
 #[cfg(feature = "played")]
 use crate::played::Worker;
@@ -23,7 +24,6 @@ pub struct Stream {
 struct Inner {
     gpu: Arc<Gpu>,
     kind: StreamKind,
-    gates: Mutex<Option<Arc<Gates>>>,
 }
 
 #[derive(Debug)]
@@ -64,7 +64,7 @@ impl Drop for Inner {
 
 impl Stream {
     fn made(gpu: &Arc<Gpu>, kind: StreamKind) -> Self {
-        Self { inner: Arc::new(Inner { gpu: Arc::clone(gpu), kind, gates: Mutex::new(None) }) }
+        Self { inner: Arc::new(Inner { gpu: Arc::clone(gpu), kind }) }
     }
 
     /// A new stream that waits for no other one, the default stream included.
@@ -401,38 +401,46 @@ impl Stream {
         }
     }
 
-    /// Lets work given from now on begin when the gate is opened, which also happens when it is dropped.
-    /// For work that the host does in the order of the stream. Gates of one stream open in order.
+    /// Lets work given from now on begin when the gate is opened, which also happens when it is dropped. For
+    /// work that the host does in the order of the stream, without the GPU: see [`Gate`].
     ///
     /// # Errors
-    /// [`GpuError`] when the word to watch cannot be had, or the stream cannot watch it.
+    /// [`GpuError`] when words to write and to watch cannot be had, or the stream does not take them.
     pub fn gate(&self) -> Result<Gate, GpuError> {
         self.not_captured()?;
-        let gates = {
-            let mut gates = self.inner.gates.lock();
-            match &*gates {
-                Some(gates) => Arc::clone(gates),
-                None => Arc::clone(gates.insert(Gates::new(self.gpu())?)),
-            }
-        };
-        let (gate, word, value) = Gates::add(&gates);
         match &self.inner.kind {
             StreamKind::Cuda(stream) => {
-                let flags = sys::CUstreamWaitValue_flags::CU_STREAM_WAIT_VALUE_GEQ as u32;
-                let address = word.device_address();
-                self.gpu().call("cuStreamWaitValue32", || {
-                    // SAFETY: a word of registered memory, kept until the stream has passed.
-                    unsafe { sys::cuStreamWaitValue32_v2(stream.handle, address, value, flags) }
+                let words = Words::take(self.gpu())?;
+                let (reached, open) = (words.reached.device_address(), words.open.device_address());
+                let value = words.value;
+                // From here on the words go back by the gate's end.
+                let gate = Gate::new(GateKind::Cuda(Some(words)));
+                self.gpu().call("cuStreamWriteValue32", || {
+                    // SAFETY: a word of memory that stays registered.
+                    unsafe { sys::cuStreamWriteValue32_v2(stream.handle, reached, value, 0) }
                 })?;
-                self.keep_some((word.hold(), None));
+                let flags = sys::CUstreamWaitValue_flags::CU_STREAM_WAIT_VALUE_GEQ as u32;
+                self.gpu().call("cuStreamWaitValue32", || {
+                    // SAFETY: as above.
+                    unsafe { sys::cuStreamWaitValue32_v2(stream.handle, open, value, flags) }
+                })?;
+                Ok(gate)
             }
             #[cfg(feature = "played")]
-            StreamKind::Played(worker) => worker.submit(move || {
-                gates.wait(value);
-                Ok(())
-            }),
+            StreamKind::Played(worker) => {
+                let gate = Arc::<PlayedGate>::default();
+                let queue = match self.gpu().kind() {
+                    Kind::Played(played) => played.shared_queue(),
+                    Kind::Cuda(_) => None,
+                };
+                let passed = Arc::clone(&gate);
+                worker.submit(move || {
+                    passed.pass(queue);
+                    Ok(())
+                });
+                Ok(Gate::new(GateKind::Played(gate)))
+            }
         }
-        Ok(gate)
     }
 
     /// Refuses a stream that is being captured into a graph: its work would not be done now, and again and again

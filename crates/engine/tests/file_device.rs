@@ -180,13 +180,15 @@ fn transfers_wait_for_their_stream_and_the_stream_waits_for_them() {
         stream.copy(&source.as_slice(), &buffer.as_slice()).unwrap();
         let write = vec![DeviceTransfer::write(0, buffer.as_slice(), false)];
         let mut written = device.start(&stream, write, SECONDS).unwrap();
-        stream.fill(&buffer.as_slice(), 0).unwrap();
-        let read = vec![DeviceTransfer::read(0, buffer.as_slice())];
-        let read = device.start(&stream, read, SECONDS).unwrap();
-        stream.copy(&buffer.as_slice(), &back.as_slice()).unwrap();
         std::thread::sleep(Duration::from_millis(20));
         assert!(written.poll().is_none(), "{way:?}: begun too early");
         gate.open();
+        written.settle();
+        stream.fill(&buffer.as_slice(), 0).unwrap();
+        let read = vec![DeviceTransfer::read(0, buffer.as_slice())];
+        let mut read = device.start(&stream, read, SECONDS).unwrap();
+        read.settle();
+        stream.copy(&buffer.as_slice(), &back.as_slice()).unwrap();
         for result in written.wait().into_iter().chain(read.wait()) {
             result.unwrap();
         }
@@ -309,6 +311,24 @@ fn a_transfer_past_its_deadline_is_given_up_and_what_cufile_does_later_hurts_nob
     let mut out = [0; 4096];
     into.copy_out(0, &mut out).unwrap();
     assert_eq!(out, [3; 4096]);
+}
+
+#[test]
+fn a_read_is_unfinished_while_the_gpu_may_still_copy_it_and_a_write_is_late() {
+    let rig = rig("slow-gpu");
+    let device = rig.device(CuFileUse::Never);
+    let stream = Stream::new(&rig.gpu).unwrap();
+    let buffer = rig.memory.alloc(3 << 20, 4096).unwrap();
+    let within = Duration::from_millis(300);
+    let read = || DeviceTransfer::read(0, buffer.as_slice());
+    let stall = rig.gpu.stall_copies().unwrap();
+    let error = go_within(&*device, &stream, read(), within).unwrap_err();
+    assert_eq!(error.kind, IoErrorKind::Unfinished, "{error}");
+    let write = DeviceTransfer::write(0, buffer.as_slice(), false);
+    let error = go_within(&*device, &stream, write, within).unwrap_err();
+    assert_eq!(error.kind, IoErrorKind::Timeout, "{error}");
+    drop(stall);
+    go(&*device, &stream, read()).unwrap();
 }
 
 #[test]

@@ -107,6 +107,10 @@ def measure(kind: str, folder: Path, point: tuple[int, int, int]) -> dict:
             rig.put(batch, objs[: len(batch)])
 
     put_all()
+    # What is made at the first use.
+    for obj in rig.get(batches[0]):
+        rig.to_gpu(obj)
+        obj.ref_count_down()
     rig.remove(range(count))
     time.sleep(0.5)
     drop_caches()

@@ -308,8 +308,9 @@ impl Store {
     }
 
     /// Reads objects into GPU memory, in the order of a stream: the reads begin when the work before them in
-    /// the stream has ended, and the work behind them sees what the drives returned. Nothing here waits for
-    /// the stream. [`DeviceGets::wait`] says whether the bytes are those that were stored.
+    /// the stream has ended, and the work behind them sees what the drives returned. Where drives reach the
+    /// GPU's memory, nothing here waits for the stream; where the GPU has to copy (cuFile, pinned host memory), this
+    /// returns when the reads have ended. [`DeviceGets::wait`] says whether the bytes are those that were stored.
     ///
     /// The first use of a GPU takes the time to get memory that it and the drives reach. Memory that drives
     /// reach comes from [`Store::device_buffer`], or from the engines' own.

@@ -1,4 +1,5 @@
-//! The store on one file, moved by a stand-in for cuFile to and from a GPU that host threads play.
+//! The store on one file, moved to and from a GPU that host threads play by a stand-in for cuFile, or through
+//! pinned memory.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,19 +23,27 @@ fn sample(seed: u64, len: usize) -> Vec<u8> {
 }
 
 #[test]
-fn objects_come_and_go_by_cufile_many_at_a_time_wherever_the_gpus_memory_lies() {
-    for windows in [true, false] {
+fn objects_come_and_go_many_at_a_time_wherever_the_gpus_memory_lies() {
+    use CuFileUse::{Never, Require};
+    for (way, windows, shared_queue) in [
+        (Require, true, false),
+        (Require, false, false),
+        (Require, true, true),
+        (Require, false, true),
+        (Never, true, true),
+    ] {
         let file = tempfile::NamedTempFile::new().unwrap();
         file.as_file().set_len(256 * MIB as u64).unwrap();
         let options = TargetOptions { direct: Direct::Prefer, read_only: false };
         let target = Target::open(file.path(), &options).unwrap();
         let space = host_space().unwrap();
         let engine = FileEngine::open(target, Arc::clone(&space), FileOptions::default()).unwrap();
-        let gpu = Gpu::played_with(PlayedOptions { windows, ..PlayedOptions::default() });
+        let gpu =
+            Gpu::played_with(PlayedOptions { windows, shared_queue, ..PlayedOptions::default() });
         let memory = DeviceMemory::new(&gpu, &space, MemoryOptions::default()).unwrap();
         let played = PlayedCuFile::new().unwrap();
         let options = FileDeviceOptions {
-            cufile: CuFileUse::Require,
+            cufile: way,
             library: Some(played.path().to_owned()),
             ..FileDeviceOptions::default()
         };
@@ -92,7 +101,7 @@ fn objects_come_and_go_by_cufile_many_at_a_time_wherever_the_gpus_memory_lies() 
             );
             let slices: Vec<_> =
                 (0..8).map(|n| all.slice(n * (64 << 10), 64 << 10).unwrap()).collect();
-            for round in 0..20 {
+            for round in 0..8 {
                 let items = || {
                     let runs = slices.iter().map(|slice| DeviceRun::from(slice.clone()));
                     keys.iter().map(|key| &key[..]).zip(runs)
@@ -114,7 +123,8 @@ fn objects_come_and_go_by_cufile_many_at_a_time_wherever_the_gpus_memory_lies() 
         });
         let stats = store.stats();
         assert_eq!(stats.device_fallbacks, 0, "{stats:?}");
-        assert!(played.count(CuFileCount::Writes) > 0 && played.count(CuFileCount::Reads) > 0);
+        let calls = [CuFileCount::Writes, CuFileCount::Reads].map(|calls| played.count(calls));
+        assert_eq!(calls.map(|calls| calls > 0), [way == Require; 2]);
         store.close().unwrap();
     }
 }

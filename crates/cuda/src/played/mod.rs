@@ -4,6 +4,7 @@
 mod cufile;
 mod known;
 mod memory;
+mod stall;
 mod worker;
 
 use std::collections::HashMap;
@@ -15,6 +16,8 @@ use parking_lot::Mutex;
 pub use cufile::{CuFileCount, CuFileFault, PlayedCuFile};
 pub(crate) use known::{Known, MemoryKind, look_up};
 pub(crate) use memory::PlayedMemory;
+pub use stall::PlayedStall;
+pub(crate) use stall::Stall;
 pub(crate) use worker::{Mark, Worker};
 
 use crate::{GpuError, MemoryInfo};
@@ -29,11 +32,14 @@ pub struct PlayedOptions {
     /// Whether there are windows into its memory. Without, `DeviceMemory` comes to lie in host memory, as
     /// on a machine whose GPU the CPU cannot map.
     pub windows: bool,
+    /// Whether all streams share one queue of the hardware, as some do on a GPU: while a stream waits at a gate, no
+    /// copy of any stream is done.
+    pub shared_queue: bool,
 }
 
 impl Default for PlayedOptions {
     fn default() -> Self {
-        Self { ordinal: 0, memory_bytes: 16 << 30, windows: true }
+        Self { ordinal: 0, memory_bytes: 16 << 30, windows: true, shared_queue: false }
     }
 }
 
@@ -46,6 +52,7 @@ pub(crate) struct Played {
     default: Mutex<Option<Arc<Worker>>>,
     /// Held while a copy is given to a stream.
     copying: Mutex<()>,
+    stall: Arc<Stall>,
     streams: Mutex<HashMap<u64, Weak<Worker>>>,
 }
 
@@ -58,6 +65,7 @@ impl Played {
             used_bytes: Arc::default(),
             default: Mutex::new(None),
             copying: Mutex::new(()),
+            stall: Arc::default(),
             streams: Mutex::default(),
         }
     }
@@ -104,11 +112,25 @@ impl Played {
         let is_host =
             |address| look_up(address).is_some_and(|found| found.kind == MemoryKind::Host);
         let _copying = self.copying.lock();
-        worker.submit(copy);
+        let stall = Arc::clone(&self.stall);
+        worker.submit(move || {
+            stall.pass();
+            copy()
+        });
         if is_host(from) && is_host(to) {
             // How it ended is told by the stream.
             let _ = worker.mark().wait();
         }
+    }
+
+    /// Holds copies up.
+    pub(crate) fn stall(&self) -> PlayedStall {
+        self.stall.hold()
+    }
+
+    /// What gates hold up, if streams share a queue.
+    pub(crate) fn shared_queue(&self) -> Option<Arc<Stall>> {
+        self.options.shared_queue.then(|| Arc::clone(&self.stall))
     }
 
     pub(crate) fn find_stream(&self, id: u64) -> Option<Arc<Worker>> {

@@ -78,6 +78,10 @@ impl WatchedTransfers {
 }
 
 impl DeviceTicket for WatchedTransfers {
+    fn settle(&mut self) {
+        self.inner.settle();
+    }
+
     fn poll(&mut self) -> Option<Vec<Result<(), IoError>>> {
         let results = self.inner.poll()?;
         Self::note(&self.shared, self.at, &self.cached, &results);

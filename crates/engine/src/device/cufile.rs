@@ -59,6 +59,23 @@ pub(super) struct ByCuFile {
     health: Arc<Mutex<Health>>,
 }
 
+/// What a [`ByCuFile`] is given.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct CuFileRules {
+    /// Threads that call cuFile.
+    pub(super) workers: usize,
+    /// Whether transfers that cuFile fails are done by staging.
+    pub(super) falls_back: bool,
+    /// Time for a copy on the GPU.
+    pub(super) copy: Duration,
+}
+
+impl CuFileRules {
+    pub(super) fn new(workers: usize, falls_back: bool) -> Self {
+        Self { workers, falls_back, copy: COPY }
+    }
+}
+
 /// Whether cuFile is to be trusted.
 #[derive(Debug, Default)]
 struct Health {
@@ -143,8 +160,7 @@ impl ByCuFile {
         gpu: &Arc<Gpu>,
         staging: ByStaging,
         budget: &Arc<BufferBudget>,
-        workers: usize,
-        falls_back: bool,
+        rules: CuFileRules,
     ) -> Result<Self, IoError> {
         let name = file.geometry().name.clone();
         let failed = |detail: String| IoError::about(&name, IoErrorKind::Device, "open", detail);
@@ -152,14 +168,14 @@ impl ByCuFile {
             let cause = error.source().map(|cause| format!(": {cause}")).unwrap_or_default();
             failed(format!("no GPU memory or stream: {error}{cause}"))
         };
-        let workers = workers.max(1);
+        let workers = rules.workers.max(1);
         let own = UnmappedMemory::new(gpu, workers * PIECE_BYTES).map_err(gpu_failed)?;
         let registered = register(&handle, &own, budget);
         let made = Self {
             queue: Arc::default(),
             threads: Mutex::default(),
             staging: Arc::new(staging),
-            falls_back,
+            falls_back: rules.falls_back,
             health: Arc::default(),
             handle,
             file,
@@ -172,7 +188,7 @@ impl ByCuFile {
                 own: own.slice(number * PIECE_BYTES, PIECE_BYTES).map_err(gpu_failed)?,
                 registered: registered.clone(),
                 spoilt: false,
-                patience: COPY,
+                patience: rules.copy,
                 _target: Arc::clone(made.file.target()),
             };
             let thread = std::thread::Builder::new().name(format!("gcos-cufile-{number}"));
@@ -212,6 +228,10 @@ fn fits(transfer: &DeviceTransfer) -> bool {
 impl Mover for ByCuFile {
     fn geometry(&self) -> &Geometry {
         self.file.geometry()
+    }
+
+    fn needs_gpu(&self) -> bool {
+        true
     }
 
     fn driver(&self) -> Driver {
@@ -648,8 +668,10 @@ impl Ticket for CuFileTicket {
 mod tests {
     use super::*;
     use gcos_cuda::cufile::CuFile;
-    use gcos_cuda::{DeviceBuffer, DeviceMemory, MemoryOptions, PlayedCuFile};
+    use gcos_cuda::{CuFileFault, DeviceBuffer, DeviceMemory, MemoryOptions, PlayedCuFile};
     use gcos_hw::kernel::{Direct, TargetOptions, host_space};
+
+    use crate::FileOptions;
 
     const PAGE: usize = 4096;
 
@@ -666,6 +688,55 @@ mod tests {
         let mut out = [0; PAGE];
         buffer.copy_out(0, &mut out).unwrap();
         out
+    }
+
+    /// A read whose copies on the GPU are stuck, of as many pieces as there are transfers.
+    #[test]
+    fn what_may_still_be_copied_is_unfinished_whatever_else_failed() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), vec![7; 2 * PIECE_BYTES]).unwrap();
+        let options = TargetOptions { direct: Direct::Prefer, ..TargetOptions::default() };
+        let target = Target::open(file.path(), &options).unwrap();
+        let (gpu, space) = (Gpu::played(), host_space().unwrap());
+        let file = FileEngine::open(target, Arc::clone(&space), FileOptions::default()).unwrap();
+        let memory = DeviceMemory::new(&gpu, &space, MemoryOptions::default()).unwrap();
+        let played = PlayedCuFile::new().unwrap();
+        let fd = file.target().fd().try_clone_to_owned().unwrap();
+        let handle = CuFileHandle::register(&CuFile::open_at(played.path()).unwrap(), fd).unwrap();
+        let staging = ByStaging::new(Arc::clone(&file) as _, &memory, 0, Vec::new()).unwrap();
+        let budget = BufferBudget::of_mib(0);
+        let rules = CuFileRules { workers: 2, falls_back: true, copy: Duration::from_millis(50) };
+        let mover = ByCuFile::new(file, handle, &gpu, staging, &budget, rules).unwrap();
+        let buffer = memory.alloc(2 * PIECE_BYTES, PAGE).unwrap();
+        let read = |pieces: usize| {
+            let into = buffer.slice(0, pieces * PIECE_BYTES).unwrap();
+            until_ended(&mut *mover.submit(DeviceTransfer::read(0, into), COPY).unwrap())
+        };
+        let mut bytes = vec![0; 2 * PIECE_BYTES];
+        for turn in 0..12 {
+            // Of two pieces the drive fails one, before the other is being copied or meanwhile.
+            let pieces = 1 + turn % 2;
+            buffer.copy_in(0, &vec![1; 2 * PIECE_BYTES]).unwrap();
+            let stall = gpu.stall_copies().unwrap();
+            played.fault(CuFileFault::Skip, 1).unwrap();
+            played.fault(CuFileFault::ReadErrno, 5).unwrap();
+            let error = read(pieces).unwrap_err();
+            assert!(pieces == 2 || error.kind == IoErrorKind::Unfinished, "{error}");
+            assert_eq!(content(&buffer), [1; PAGE]);
+            drop(stall);
+            let late = error.kind == IoErrorKind::Unfinished;
+            let begun = Instant::now();
+            let patience = if late { COPY } else { Duration::from_millis(20) };
+            let mut comes = false;
+            while !comes && begun.elapsed() < patience {
+                buffer.copy_out(0, &mut bytes).unwrap();
+                comes = bytes.contains(&7);
+            }
+            assert_eq!(comes, late, "{error}");
+            played.fault(CuFileFault::ReadErrno, 0).unwrap();
+            read(2).unwrap();
+            assert_eq!(content(&buffer), [7; PAGE]);
+        }
     }
 
     #[test]

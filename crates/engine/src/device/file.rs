@@ -4,7 +4,7 @@ use std::sync::Arc;
 use gcos_cuda::cufile::{BufferBudget, CuFile, CuFileHandle};
 use gcos_cuda::{DeviceMemory, Rung};
 
-use super::cufile::ByCuFile;
+use super::cufile::{ByCuFile, CuFileRules};
 use super::mover::Mover;
 use super::staged::ByStaging;
 use super::{DeviceEngine, HostDriven};
@@ -91,10 +91,9 @@ fn by_cufile(
     let engine = Arc::clone(file) as Arc<dyn Engine>;
     let staging = ByStaging::new(engine, memory, options.staging_bytes, Vec::new());
     let staging = staging.map_err(|error| error.detail)?;
-    let falls_back = options.cufile == CuFileUse::Prefer;
+    let rules = CuFileRules::new(options.workers, options.cufile == CuFileUse::Prefer);
     let budget = BufferBudget::of_mib(options.cufile_buffer_mib);
-    let (file, gpu, workers) = (Arc::clone(file), memory.gpu(), options.workers);
-    let mover = ByCuFile::new(file, handle, gpu, staging, &budget, workers, falls_back);
+    let mover = ByCuFile::new(Arc::clone(file), handle, memory.gpu(), staging, &budget, rules);
     mover.map_err(|error| error.detail)
 }
 

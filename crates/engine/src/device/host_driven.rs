@@ -1,12 +1,16 @@
 //! The rung where the GPU drives no queues: a thread of the host waits for the stream, lets the drive, or what
 //! stands between it and the GPU, move the data to and from the GPU's memory, and lets the stream go on.
+//!
+//! Where nothing but the drive is needed, the stream waits at a gate, and the thread calls nothing of CUDA: calls may
+//! wait for all streams, those at gates too. Where the GPU copies, there is no gate, and whoever gives more to the
+//! stream waits.
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use gcos_cuda::{DeviceMemory, Event, Gate, Gpu, Stream};
+use gcos_cuda::{DeviceMemory, Event, Gate, Gpu, GpuError, Stream};
 use gcos_hw::{order_stores, relax_spinning};
 use parking_lot::{Condvar, Mutex};
 
@@ -17,6 +21,10 @@ use crate::{Engine, IoError, IoErrorKind, Ticket};
 
 /// How long the thread sleeps at most while nothing is asked of it.
 const IDLE: Duration = Duration::from_millis(500);
+
+/// How often the thread looks after transfers before it sleeps between two looks: about as long as a drive needs
+/// for 1 MiB.
+const RESTLESS: u32 = 2000;
 
 /// Moves blocks between a drive and GPU memory through an engine that the host drives.
 #[derive(Debug)]
@@ -39,10 +47,7 @@ struct UnderWay {
 /// One call of [`DeviceEngine::start`].
 #[derive(Debug)]
 struct Job {
-    /// The work before it.
-    before: Event,
-    /// Holds the work behind it.
-    gate: Gate,
+    turn: Turn,
     /// When the work before it must have ended.
     patience: Instant,
     transfers: Vec<DeviceTransfer>,
@@ -50,6 +55,24 @@ struct Job {
     deadline: Duration,
     shared: Arc<Shared>,
     _counted: Counted,
+}
+
+/// A job's place in its stream.
+#[derive(Debug)]
+enum Turn {
+    /// The stream waits here for the end of the transfers.
+    Gate(Gate),
+    /// The end of the work before; the stream goes on.
+    After(Event),
+}
+
+impl Turn {
+    fn has_come(&self) -> Result<bool, GpuError> {
+        match self {
+            Self::Gate(gate) => Ok(gate.is_reached()),
+            Self::After(event) => event.query(),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -167,14 +190,17 @@ impl DeviceEngine for HostDriven {
         };
         let shared = Arc::<Shared>::default();
         let count = transfers.len();
-        let gpu_failed = |error: gcos_cuda::GpuError| {
+        let gpu_failed = |error: GpuError| {
             let detail = format!("the stream takes no work: {error}");
             self.failed(IoErrorKind::Device, detail)
         };
-        let before = stream.record().map_err(gpu_failed)?;
+        let waits = !self.mover.needs_gpu();
+        let turn = match waits {
+            true => stream.gate().map(Turn::Gate),
+            false => stream.record().map(Turn::After),
+        };
         let job = Job {
-            before,
-            gate: stream.gate().map_err(gpu_failed)?,
+            turn: turn.map_err(gpu_failed)?,
             patience: after(Instant::now(), deadline),
             transfers,
             deadline,
@@ -185,7 +211,13 @@ impl DeviceEngine for HostDriven {
         match jobs.send(job) {
             Ok(()) => {
                 let drive = self.mover.geometry().name.clone();
-                Ok(Box::new(HostDrivenTicket { shared, drive, count, taken: false }))
+                Ok(Box::new(HostDrivenTicket {
+                    shared,
+                    drive,
+                    count,
+                    settled: waits,
+                    taken: false,
+                }))
             }
             Err(_) => Err(self.failed(IoErrorKind::Gone, "the engine's thread has ended")),
         }
@@ -224,6 +256,8 @@ struct HostDrivenTicket {
     drive: String,
     /// Number of transfers.
     count: usize,
+    /// Whether the stream waits, or need not any more.
+    settled: bool,
     /// Whether the results were given.
     taken: bool,
 }
@@ -241,6 +275,18 @@ impl HostDrivenTicket {
 }
 
 impl DeviceTicket for HostDrivenTicket {
+    fn settle(&mut self) {
+        if self.settled || self.taken {
+            return;
+        }
+        // The thread ends every job within its deadlines.
+        let mut results = self.shared.results.lock();
+        while results.is_none() && self.lost().is_none() {
+            self.shared.arrived.wait_for(&mut results, IDLE);
+        }
+        self.settled = true;
+    }
+
     fn poll(&mut self) -> Option<Results> {
         if self.taken {
             return None;
@@ -275,7 +321,7 @@ struct Running {
     tickets: Vec<Option<Box<dyn Ticket>>>,
     results: Vec<Option<Result<(), IoError>>>,
     left: usize,
-    gate: Option<Gate>,
+    turn: Option<Turn>,
     shared: Arc<Shared>,
     _counted: Counted,
 }
@@ -306,7 +352,8 @@ fn work(mover: &dyn Mover, jobs: &Receiver<Job>) {
         running.iter_mut().for_each(Running::poll);
         running.retain(|job| job.left > 0);
         spins = if before == (waiting.len(), running.len()) { spins + 1 } else { 0 };
-        relax_spinning(spins);
+        // A drive takes its time: a processor is worth more than the last microseconds of a long transfer.
+        relax_spinning(if spins < RESTLESS { spins } else { u32::MAX });
     }
 }
 
@@ -318,7 +365,7 @@ enum Due {
 }
 
 fn is_due(job: &Job) -> Due {
-    match job.before.query() {
+    match job.turn.has_come() {
         Ok(true) => Due::Now,
         Ok(false) if Instant::now() < job.patience => Due::NotYet,
         Ok(false) => {
@@ -334,13 +381,13 @@ fn is_due(job: &Job) -> Due {
 
 fn begin(mover: &dyn Mover, job: Job) -> Running {
     let due = is_due(&job);
-    let Job { gate, transfers, deadline, shared, _counted, .. } = job;
+    let Job { turn, transfers, deadline, shared, _counted, .. } = job;
     let count = transfers.len();
     let mut started = Running {
         tickets: Vec::with_capacity(count),
         results: Vec::with_capacity(count),
         left: count,
-        gate: Some(gate),
+        turn: Some(turn),
         shared,
         _counted,
     };
@@ -392,7 +439,7 @@ impl Running {
         // What was copied into a window by processors is gathered on its way there.
         order_stores();
         // The stream first: whoever learns of the end may ask it.
-        drop(self.gate.take());
+        drop(self.turn.take());
         let results = std::mem::take(&mut self.results).into_iter().flatten().collect();
         *self.shared.results.lock() = Some(results);
         self.shared.arrived.notify_all();

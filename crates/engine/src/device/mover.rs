@@ -11,6 +11,9 @@ pub(super) trait Mover: Send + Sync + fmt::Debug {
     /// The drive.
     fn geometry(&self) -> &Geometry;
 
+    /// Whether the GPU copies for it, or something that calls CUDA: then no stream may wait for it.
+    fn needs_gpu(&self) -> bool;
+
     /// Who moves the blocks, as it is now.
     fn driver(&self) -> Driver;
 
@@ -48,6 +51,10 @@ pub(super) struct ByEngine {
 impl Mover for ByEngine {
     fn geometry(&self) -> &Geometry {
         self.engine.geometry()
+    }
+
+    fn needs_gpu(&self) -> bool {
+        false
     }
 
     fn driver(&self) -> Driver {

@@ -155,6 +155,10 @@ impl Mover for ByStaging {
         self.engine.geometry()
     }
 
+    fn needs_gpu(&self) -> bool {
+        true
+    }
+
     fn driver(&self) -> Driver {
         Driver::Staged
     }

@@ -221,6 +221,7 @@ impl<'a> Launch<'a> {
             [drive] => {
                 let stream = self.stream.clone();
                 self.start(round, Op::Read, *drive, &stream);
+                self.settle();
                 Ok(())
             }
             _ => {
@@ -256,10 +257,17 @@ impl<'a> Launch<'a> {
         for (drive, lane) in &forked {
             self.start(round, op, *drive, lane);
         }
+        self.settle();
         for (_, lane) in &forked {
             self.stream.wait(&lane.record()?)?;
         }
         Ok(())
+    }
+
+    /// What is given to streams from now on comes behind the transfers that were started.
+    fn settle(&mut self) {
+        let tickets = self.flight.starts.iter_mut().filter_map(|start| start.ticket.as_mut());
+        tickets.for_each(|ticket| ticket.settle());
     }
 
     /// Starts the transfers of one drive. What cannot be started has failed, each for itself.

@@ -135,6 +135,9 @@ impl FaultyTicket {
 }
 
 impl DeviceTicket for FaultyTicket {
+    fn settle(&mut self) {
+        self.inner.settle();
+    }
     fn poll(&mut self) -> Option<Vec<Result<(), IoError>>> {
         let results = self.inner.poll()?;
         Some(self.results(results))
