@@ -175,9 +175,9 @@ typedef struct gcos_object_info {
  * not throw. */
 typedef int32_t (*gcos_list_callback)(void *user, const void *key, size_t key_len, const gcos_object_info *info);
 
-/* Called for each line of the log, from any thread, perhaps from several at once; the texts are
- * valid during the call. Lines that calls of its own would write are left out. It must not
- * throw, nor call gcos_set_log. */
+/* Called for each line of the log, from a thread of the library's, one line at a time; the
+ * texts are valid during the call. Lines that calls of its own would write are left out. It
+ * must not throw, nor call gcos_set_log. */
 typedef void (*gcos_log_callback)(void *user, int32_t level, const char *target, const char *message);
 
 /* ---- Messages ---- */

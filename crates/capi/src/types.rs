@@ -115,8 +115,8 @@ pub type gcos_list_callback = Option<
     ) -> i32,
 >;
 
-/// Called for each line of the log, from any thread, perhaps from several at once; the texts are valid during the
-/// call. Lines that calls of its own would write are left out. It must not throw, nor call gcos_set_log.
+/// Called for each line of the log, from a thread of the library's, one line at a time; the texts are valid during
+/// the call. Lines that calls of its own would write are left out. It must not throw, nor call gcos_set_log.
 pub type gcos_log_callback = Option<
     unsafe extern "C" fn(
         user: *mut c_void,

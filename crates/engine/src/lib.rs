@@ -85,6 +85,12 @@ pub trait Ticket: Send + fmt::Debug {
     /// it may be called in a loop.
     fn poll(&mut self) -> Option<Result<(), IoError>>;
 
+    /// Whether the thread that submitted the request is unparked when [`Ticket::poll`] has something new to find;
+    /// deadlines excepted.
+    fn wakes(&self) -> bool {
+        false
+    }
+
     /// Waits until the request has ended. Returns at the latest when the request's deadline and the
     /// time for recovering the device (abort, then reset) are over, both twice where the request is
     /// carried out once more; the device then no longer touches the request's memory.

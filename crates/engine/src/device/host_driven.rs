@@ -22,9 +22,10 @@ use crate::{Engine, IoError, IoErrorKind, Ticket};
 /// How long the thread sleeps at most while nothing is asked of it.
 const IDLE: Duration = Duration::from_millis(500);
 
-/// How often the thread looks after transfers before it sleeps between two looks: about as long as a drive needs
-/// for 1 MiB.
-const RESTLESS: u32 = 2000;
+/// How often the thread looks after transfers before it lets them wake it.
+const RESTLESS: u32 = 200;
+/// How long it sleeps at most then: deadlines are looked after by nobody else.
+const NAP: Duration = Duration::from_millis(1);
 
 /// Moves blocks between a drive and GPU memory through an engine that the host drives.
 #[derive(Debug)]
@@ -210,6 +211,9 @@ impl DeviceEngine for HostDriven {
         // A job that comes back is dropped, which opens its gate.
         match jobs.send(job) {
             Ok(()) => {
+                if let Some(thread) = &*self.thread.lock() {
+                    thread.thread().unpark();
+                }
                 let drive = self.mover.geometry().name.clone();
                 Ok(Box::new(HostDrivenTicket {
                     shared,
@@ -352,8 +356,12 @@ fn work(mover: &dyn Mover, jobs: &Receiver<Job>) {
         running.iter_mut().for_each(Running::poll);
         running.retain(|job| job.left > 0);
         spins = if before == (waiting.len(), running.len()) { spins + 1 } else { 0 };
-        // A drive takes its time: a processor is worth more than the last microseconds of a long transfer.
-        relax_spinning(if spins < RESTLESS { spins } else { u32::MAX });
+        // Gates and the work before a job wake nobody.
+        if spins > RESTLESS && waiting.is_empty() && running.iter().all(Running::wakes) {
+            std::thread::park_timeout(NAP);
+        } else {
+            relax_spinning(spins);
+        }
     }
 }
 
@@ -417,6 +425,11 @@ fn begin(mover: &dyn Mover, job: Job) -> Running {
 }
 
 impl Running {
+    /// Whether the thread is woken when one of its transfers goes on.
+    fn wakes(&self) -> bool {
+        self.tickets.iter().flatten().all(|ticket| ticket.wakes())
+    }
+
     fn poll(&mut self) {
         if self.left == 0 {
             return;
