@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use gcos_cuda::{DeviceMemory, Gpu, MemoryOptions};
+use gcos_cuda::{DeviceMemory, Gpu, GpuError, MemoryOptions};
 use gcos_engine::device::{CuFileUse, DeviceEngine, FileDeviceOptions, HostDriven, file_device};
 use gcos_engine::{Engine, FileEngine, GpuQueueEngine, GpuQueueOptions, HostQueueEngine};
 use gcos_hw::DmaSpace;
+use parking_lot::Mutex;
 
 use super::{Drive, DriveChoice, OpenError};
 use crate::config::{Config, KernelWay};
@@ -80,9 +81,9 @@ impl Gpus {
         drives: &[Drive],
         choices: &mut [DriveChoice],
     ) -> Result<Attached, OpenError> {
-        let mut memories = Vec::new();
+        let memories = Arc::new(Memories { dma: Arc::clone(dma), made: Mutex::default() });
         for gpu in std::mem::take(&mut self.open) {
-            match DeviceMemory::new(&gpu, dma, MemoryOptions::default()) {
+            match memories.of(&gpu) {
                 Ok(memory) => {
                     for (drive, choice) in drives.iter().zip(choices.iter_mut()) {
                         let path = match drive {
@@ -103,12 +104,68 @@ impl Gpus {
                         tracing::info!(drive, gpu, path, "a GPU reaches the drive");
                         choice.gpus.push(format!("GPU {gpu}: {path}"));
                     }
-                    memories.push(memory);
                 }
                 Err(error) => self.without(config, gpu.ordinal(), &error)?,
             }
         }
+        for drive in drives {
+            if let Drive::File(file, attached) = drive {
+                attached.make_others(later(config, file, &memories));
+            }
+        }
+        let memories = memories.made.lock().clone();
         Ok(Attached { memories, refused: self.refused })
+    }
+}
+
+/// Memory of each GPU, reached by all drives.
+#[derive(Debug)]
+struct Memories {
+    dma: Arc<DmaSpace>,
+    made: Mutex<Vec<Arc<DeviceMemory>>>,
+}
+
+impl Memories {
+    fn of(&self, gpu: &Arc<Gpu>) -> Result<Arc<DeviceMemory>, GpuError> {
+        let mut made = self.made.lock();
+        if let Some(memory) = made.iter().find(|memory| memory.gpu().same(gpu)) {
+            return Ok(Arc::clone(memory));
+        }
+        let memory = DeviceMemory::new(gpu, &self.dma, MemoryOptions::default())?;
+        made.push(Arc::clone(&memory));
+        Ok(memory)
+    }
+}
+
+/// What makes the way between a block device or file and a GPU that the configuration does not name.
+fn later(
+    config: &Config,
+    file: &Arc<FileEngine>,
+    memories: &Arc<Memories>,
+) -> impl Fn(&Arc<Gpu>) -> Option<Arc<dyn DeviceEngine>> + Send + Sync + 'static {
+    let (file, memories, options) = (Arc::clone(file), Arc::clone(memories), options(config));
+    move |gpu| {
+        let memory = memories.of(gpu).map_err(|error| message_of(&error));
+        let made = memory.and_then(|memory| {
+            file_device(&file, &memory, &options).map_err(|error| message_of(&error))
+        });
+        let (drive, gpu) = (&file.geometry().name, gpu.ordinal());
+        match made {
+            Ok(device) => {
+                let path = device.path().to_string();
+                tracing::info!(drive, gpu, path, "a GPU reaches the drive");
+                Some(device)
+            }
+            Err(reason) => {
+                tracing::warn!(
+                    drive,
+                    gpu,
+                    reason,
+                    "the GPU reaches the drive by way of the processor"
+                );
+                None
+            }
+        }
     }
 }
 
@@ -150,12 +207,8 @@ fn engine(
     Ok(Arc::new(host.map_err(|error| gone(&error))?))
 }
 
-/// The best way between a block device or file and a GPU that is allowed.
-fn file(
-    config: &Config,
-    drive: &Arc<FileEngine>,
-    memory: &Arc<DeviceMemory>,
-) -> Result<Arc<dyn DeviceEngine>, OpenError> {
+/// What is allowed between block devices or files and GPUs.
+fn options(config: &Config) -> FileDeviceOptions {
     let wanted = &config.kernel_path;
     let cufile = match (wanted.force, wanted.use_cufile) {
         (Some(KernelWay::CuFile), _) => CuFileUse::Require,
@@ -163,9 +216,17 @@ fn file(
         (None, true) => CuFileUse::Prefer,
     };
     let buffer = u64::from(wanted.cufile_buffer_mib);
-    let options =
-        FileDeviceOptions { cufile, cufile_buffer_mib: buffer, ..FileDeviceOptions::default() };
-    file_device(drive, memory, &options).map_err(|error| match cufile {
+    FileDeviceOptions { cufile, cufile_buffer_mib: buffer, ..FileDeviceOptions::default() }
+}
+
+/// The best way between a block device or file and a GPU that is allowed.
+fn file(
+    config: &Config,
+    drive: &Arc<FileEngine>,
+    memory: &Arc<DeviceMemory>,
+) -> Result<Arc<dyn DeviceEngine>, OpenError> {
+    let options = options(config);
+    file_device(drive, memory, &options).map_err(|error| match options.cufile {
         CuFileUse::Require => OpenError::ForcedCuFile {
             path: drive.geometry().name.clone(),
             by: config.source_of("kernel_path.force"),
@@ -260,6 +321,14 @@ mod tests {
         let error = open_with(&config(r#", "force": "cufile""#), true, gpus()).unwrap_err();
         assert!(matches!(error, OpenError::ForcedCuFile { .. }), "{error}");
         assert!(!folder.path().join("pool.img").exists(), "what was made for it is gone");
+        // A GPU that is asked for later goes the same way.
+        let drives = open_with(&config(r#", "use_cufile": false"#), true, Gpus::default()).unwrap();
+        let device = drives.engines[0].device(&gpu).unwrap();
+        assert!(device.path().to_string().contains("pinned host memory"), "{}", device.path());
+        assert!(Arc::ptr_eq(&device, &drives.engines[0].device(&gpu).unwrap()));
+        assert!(drives.engines[1].device(&gpu).is_none(), "it reaches the GPU's memory itself");
+        drop((device, drives));
+        std::fs::remove_file(folder.path().join("pool.img")).unwrap();
         let drives = open_with(&config(r#", "use_cufile": false"#), true, gpus()).unwrap();
         let words = &drives.choices[0].gpus[0];
         assert!(words.contains("cuFile is switched off"), "{words}");

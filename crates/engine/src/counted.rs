@@ -89,7 +89,7 @@ impl Engine for CountedEngine {
         Ok(Box::new(CountedTicket { inner, _counting: counting }))
     }
 
-    fn device(&self, gpu: &Gpu) -> Option<Arc<dyn DeviceEngine>> {
+    fn device(&self, gpu: &Arc<Gpu>) -> Option<Arc<dyn DeviceEngine>> {
         self.inner.device(gpu)
     }
 

@@ -272,7 +272,7 @@ impl Engine for HostQueueEngine {
         self.start(request)
     }
 
-    fn device(&self, gpu: &Gpu) -> Option<Arc<dyn DeviceEngine>> {
+    fn device(&self, gpu: &Arc<Gpu>) -> Option<Arc<dyn DeviceEngine>> {
         self.devices.read().iter().find(|device| device.gpu().same(gpu)).cloned()
     }
 

@@ -132,7 +132,7 @@ pub trait Engine: Send + Sync + fmt::Debug {
 
     /// The way to move blocks between this drive and the memory of `gpu`, in the order of its streams;
     /// `None` where none was opened for that GPU.
-    fn device(&self, gpu: &Gpu) -> Option<Arc<dyn DeviceEngine>> {
+    fn device(&self, gpu: &Arc<Gpu>) -> Option<Arc<dyn DeviceEngine>> {
         let _ = gpu;
         None
     }

@@ -13,8 +13,9 @@ beside it, and DIR in PYTHONPATH.
 
 Objects of 32 MiB and 1 MiB, one and eight in each call:
 
-- `GCOS, device`: gets read into GPU memory of the store (`gcos_device_buffer_mib`); puts go from LMCache's pinned
-  host memory, where its engine leaves them.
+- `GCOS, device`: gets read into GPU memory of the store (`gcos_device_buffer_mib`), by cuFile where it works; puts go
+  from LMCache's pinned host memory, where its engine leaves them. `GCOS, device, no cuFile`: gets go through pinned
+  host memory of the store.
 - `GCOS, host`: gets read into pinned host memory and are copied to the GPU, as LMCache's connector does.
 - `GdsBackend, POSIX` and `GdsBackend, cuFile`: LMCache's own, where its packages are there.
 
@@ -32,7 +33,7 @@ from pathlib import Path
 
 from lmcache_backends import MIB, POINTS, WAIT_S, Clock, Rig, drop_caches, fio
 
-KINDS = ["GCOS, device", "GCOS, host", "GdsBackend, POSIX", "GdsBackend, cuFile"]
+KINDS = ["GCOS, device", "GCOS, device, no cuFile", "GCOS, host", "GdsBackend, POSIX", "GdsBackend, cuFile"]
 DEVICE = "cuda:0"
 
 
@@ -42,8 +43,10 @@ class GpuRig(Rig):
     def _settings(self, folder: Path) -> tuple[dict, dict]:
         if self.name.startswith("GCOS"):
             extra = {"gcos_path": str(folder / "pool.gcos"), "gcos_capacity_gb": 2, "prefetch_size": 0}
-            if self.name == "GCOS, device":
+            if self.name.startswith("GCOS, device"):
                 extra["gcos_device_buffer_mib"] = 1024
+            if self.name.endswith("no cuFile"):
+                extra["use_cufile"] = False
             return extra, {}
         (folder / "gds").mkdir(exist_ok=True)
         extra = {"use_direct_io": self.name.endswith("cuFile"), "disk_io_threads": 8}

@@ -125,7 +125,7 @@ impl Engine for DemotingEngine {
         }
     }
 
-    fn device(&self, gpu: &Gpu) -> Option<Arc<dyn DeviceEngine>> {
+    fn device(&self, gpu: &Arc<Gpu>) -> Option<Arc<dyn DeviceEngine>> {
         let (at, road) = self.shared.current()?;
         let inner = road.engine.device(gpu)?;
         Some(Arc::new(WatchedDevice::new(&self.shared, at, inner)))

@@ -163,7 +163,7 @@ impl Engine for Attached {
         self.engine.submit(request)
     }
 
-    fn device(&self, _gpu: &Gpu) -> Option<Arc<dyn DeviceEngine>> {
+    fn device(&self, _gpu: &Arc<Gpu>) -> Option<Arc<dyn DeviceEngine>> {
         Some(Arc::clone(&self.device))
     }
 

@@ -163,7 +163,7 @@ impl Engine for Faulty {
         Ok(Box::new(Late { inner, until, error: Some(error) }))
     }
 
-    fn device(&self, gpu: &Gpu) -> Option<Arc<dyn DeviceEngine>> {
+    fn device(&self, gpu: &Arc<Gpu>) -> Option<Arc<dyn DeviceEngine>> {
         self.inner.device(gpu)
     }
 

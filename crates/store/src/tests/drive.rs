@@ -245,7 +245,7 @@ impl Engine for MemEngine {
         let result = result.map_err(|(kind, detail)| request.error(&self.geometry, kind, detail));
         Ok(Ended::ticket(result))
     }
-    fn device(&self, gpu: &Gpu) -> Option<Arc<dyn DeviceEngine>> {
+    fn device(&self, gpu: &Arc<Gpu>) -> Option<Arc<dyn DeviceEngine>> {
         self.drive.device.lock().clone().filter(|engine| engine.gpu().same(gpu))
     }
     fn shutdown(&self, _deadline: Duration) -> Result<(), IoError> {
