@@ -77,23 +77,29 @@ pub(crate) struct Words {
 impl Words {
     /// Words for a gate that no stream knows of yet.
     pub(crate) fn take(gpu: &Arc<Gpu>) -> Result<Self, GpuError> {
-        let mut idle = IDLE.lock();
-        let idle = idle.entry(gpu.ordinal()).or_default();
-        // A stream that may go on and has not come to its gate yet will still write the old value.
-        let at = match idle.iter().rposition(Self::are_reached) {
-            Some(at) => at,
-            None => {
-                let page = Pinned::new(gpu, PAGE)?;
-                for at in (0..PAGE).step_by(PAIR) {
-                    let (reached, open) = (page.slice(at, 4)?, page.slice(at + 4, 4)?);
-                    idle.push(Self { reached, open, value: 0 });
-                }
-                idle.len() - 1
+        loop {
+            if let Some(words) = Self::take_idle(gpu.ordinal()) {
+                return Ok(words);
             }
-        };
+            // Not under the lock, which whoever opens a gate takes, too.
+            let page = Pinned::new(gpu, PAGE)?;
+            let made = (0..PAGE).step_by(PAIR).map(|at| {
+                let (reached, open) = (page.slice(at, 4)?, page.slice(at + 4, 4)?);
+                Ok(Self { reached, open, value: 0 })
+            });
+            let made = made.collect::<Result<Vec<_>, GpuError>>()?;
+            IDLE.lock().entry(gpu.ordinal()).or_default().extend(made);
+        }
+    }
+
+    fn take_idle(ordinal: usize) -> Option<Self> {
+        let mut idle = IDLE.lock();
+        let idle = idle.get_mut(&ordinal)?;
+        // A stream that may go on and has not come to its gate yet will still write the old value.
+        let at = idle.iter().rposition(Self::are_reached)?;
         let mut words = idle.swap_remove(at);
         words.value = words.value.wrapping_add(1);
-        Ok(words)
+        Some(words)
     }
 
     fn are_reached(&self) -> bool {

@@ -329,7 +329,8 @@ impl Store {
     /// Stores an object from GPU memory, in the order of a stream: checksums and writes begin when the work
     /// before them in the stream has ended, the work behind them when the payload has been written.
     /// [`DevicePut::wait`] makes the object durable and visible; until then other puts of the key wait, also
-    /// those of the same thread: for several objects see [`Store::put_many_on`]. Finding room may take journal writes, which are waited for here.
+    /// those of the same thread: for several objects see [`Store::put_many_on`]. Finding room may take journal
+    /// writes, which are waited for here; so are the data's where the GPU has to copy for them.
     ///
     /// # Errors
     /// As [`Store::put`], for what shows before anything is moved.
@@ -358,7 +359,8 @@ impl Store {
 
     /// Reads objects layer by layer into GPU memory: each layer is a list of ranges of the objects. At most
     /// `prefetch` layers are under way, each in the order of the stream at the time when it was launched, in
-    /// streams of the store's own; they are yielded in order, verified. The grains (64 KiB) that two layers
+    /// streams of the store's own; they are yielded in order, verified. Where the GPU has to copy for transfers, each
+    /// launch waits for its layer, so that layers are read one after the other. The grains (64 KiB) that two layers
     /// share are read for each.
     ///
     /// # Errors

@@ -50,7 +50,7 @@ pub trait DeviceEngine: Send + Sync + fmt::Debug {
     /// taken by other streams, and then no longer than `deadline`.
     ///
     /// `deadline` is the time for the transfers from their beginning. The work before them has as much time
-    /// again, from now: if it has not ended then, they are given up.
+    /// again, from now: if it has not ended then, or has failed, they are given up.
     ///
     /// # Errors
     /// [`IoError`] when a transfer does not fit the drive or the GPU, or the drive is gone. Nothing was

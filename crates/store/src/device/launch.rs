@@ -150,7 +150,7 @@ impl<'a> Launch<'a> {
     }
 
     /// Reads by plan: transfers, copies, then the checksums of what has arrived, all in the order of the
-    /// stream. Never waits for it.
+    /// stream. Waits for the transfers where the GPU has to copy for them ([`DeviceTicket::settle`]).
     ///
     /// # Errors
     /// When there is no memory for it; nothing was started then.
@@ -185,7 +185,8 @@ impl<'a> Launch<'a> {
         self.checksums(plan)
     }
 
-    /// Writes by plan: checksums beside copies and transfers.
+    /// Writes by plan: checksums beside copies and transfers. What is given to the stream later comes behind them if
+    /// they are `ordered`, for which this may wait as [`Launch::read`] does; else it waits for none of the last round.
     ///
     /// # Errors
     /// As [`Launch::read`].
@@ -195,13 +196,14 @@ impl<'a> Launch<'a> {
         stream: &'a Stream,
         plan: &Plan,
         run: &'a DeviceRun,
+        ordered: bool,
     ) -> Result<Flight, StoreError> {
         let mut launch = Self::new(pool, device, stream, plan, &[run])?;
-        let launched = launch.write_rounds(plan);
+        let launched = launch.write_rounds(plan, ordered);
         Ok(launch.end(launched))
     }
 
-    fn write_rounds(&mut self, plan: &Plan) -> Result<(), StoreError> {
+    fn write_rounds(&mut self, plan: &Plan, ordered: bool) -> Result<(), StoreError> {
         // The checksums go beside the first transfers, whose drives have streams of their own.
         for (index, round) in plan.rounds.iter().enumerate() {
             self.copies(round)?;
@@ -209,7 +211,11 @@ impl<'a> Launch<'a> {
             if index == 0 {
                 self.checksums(plan)?;
             }
-            self.start_all(round, Op::Write { fua: false }, forked)?;
+            self.start_all(round, Op::Write { fua: false }, &forked);
+            // The next round uses the same staging memory.
+            if ordered || index + 1 < plan.rounds.len() {
+                self.join(&forked)?;
+            }
         }
         Ok(())
     }
@@ -226,7 +232,8 @@ impl<'a> Launch<'a> {
             }
             _ => {
                 let forked = self.fork(round)?;
-                self.start_all(round, Op::Read, forked)
+                self.start_all(round, Op::Read, &forked);
+                self.join(&forked)
             }
         }
     }
@@ -247,18 +254,17 @@ impl<'a> Launch<'a> {
         Ok(forked)
     }
 
-    /// Starts the transfers of a round, each drive's in its stream; the caller's waits for all.
-    fn start_all(
-        &mut self,
-        round: &Round,
-        op: Op,
-        forked: Vec<(u8, Stream)>,
-    ) -> Result<(), StoreError> {
-        for (drive, lane) in &forked {
+    /// Starts the transfers of a round, each drive's in its stream.
+    fn start_all(&mut self, round: &Round, op: Op, forked: &[(u8, Stream)]) {
+        for (drive, lane) in forked {
             self.start(round, op, *drive, lane);
         }
+    }
+
+    /// The caller's stream waits for these from now on.
+    fn join(&mut self, forked: &[(u8, Stream)]) -> Result<(), StoreError> {
         self.settle();
-        for (_, lane) in &forked {
+        for (_, lane) in forked {
             self.stream.wait(&lane.record()?)?;
         }
         Ok(())

@@ -91,20 +91,22 @@ impl DevicePut {
         options: &PutOptions,
     ) -> Result<Self, StoreError> {
         loop {
-            match Self::try_begin(pool, stream, key, &source, options)? {
+            match Self::try_begin(pool, stream, key, &source, options, true)? {
                 Some(put) => return Ok(put),
                 None => pool.await_key(key)?,
             }
         }
     }
 
-    /// As [`DevicePut::begin`]; `None` while another put of the key is under way.
+    /// As [`DevicePut::begin`]; `None` while another put of the key is under way. Work that is given to the stream
+    /// later need not come behind the put if it is not `ordered`.
     fn try_begin(
         pool: &Arc<Pool>,
         stream: &Stream,
         key: &[u8],
         source: &DeviceSource,
         options: &PutOptions,
+        ordered: bool,
     ) -> Result<Option<Self>, StoreError> {
         source.check(stream.gpu())?;
         let device = pool.device(stream.gpu());
@@ -113,7 +115,7 @@ impl DevicePut {
             Begun::Busy => return Ok(None),
             Begun::Kept(waits) => State::Kept(waits),
             Begun::Writing(writing) => {
-                let flight = launch(pool, &device, stream, &writing, source);
+                let flight = launch(pool, &device, stream, &writing, source, ordered);
                 State::Writing(Box::new(Data { writing, flight }))
             }
         };
@@ -133,7 +135,8 @@ impl DevicePut {
         let (mut results, mut batch) = (Vec::new(), Vec::new());
         for (key, source) in items {
             let failed = loop {
-                match Self::try_begin(pool, stream, &key, &source, options) {
+                // All of them have ended when this returns.
+                match Self::try_begin(pool, stream, &key, &source, options, false) {
                     Ok(Some(put)) => {
                         batch.push(put);
                         break None;
@@ -252,12 +255,13 @@ fn launch(
     stream: &Stream,
     writing: &Writing,
     source: &DeviceSource,
+    ordered: bool,
 ) -> Option<Flight> {
     device.direct.as_ref()?;
     let mut plan = Plan::default();
     let record = writing.record();
     plan.write(places(record, writing), &source.spans(0))
-        .and_then(|()| Launch::write(pool, device, stream, &plan, source))
+        .and_then(|()| Launch::write(pool, device, stream, &plan, source, ordered))
         .inspect_err(|error| tracing::debug!(%error, "left to the host"))
         .ok()
 }

@@ -2,7 +2,7 @@
 //! processor.
 //!
 //! Its calls block, and cannot be given up. So they are made by threads of their own, pieces of one transfer at
-//! the same time, in the order of the stream by its event and gate. The library's own transfers in a stream
+//! the same time, when what is before them in the stream has ended. The library's own transfers in a stream
 //! (`cuFileReadAsync`) have neither a deadline nor a way to tell why one failed, and go one behind the other.
 //!
 //! Each thread has GPU memory of its own, registered with cuFile once. Calls go to and from there; the GPU copies
