@@ -182,6 +182,31 @@ def test_futures_with_tensors_of_a_gpu(pool: gcos.Store) -> None:
         assert pool.get(f"{i}") == bytes([i]) * MIB
 
 
+@pytest.mark.parametrize("way", ["cufile", "io_uring", "posix"])
+def test_a_pool_passes_between_the_driver_and_the_kernel(folder: Path, way: str) -> None:
+    if way == "cufile" and fileio.GdsFileIO().get_storage_mode() is fileio.StorageMode.STAGING:
+        pytest.skip(f"no cuFile: {fileio.GdsFileIO().get_reason()}")
+    by_driver = document(f"emulated:{folder / 'image'}", 512, namespace={"gpu": GPU})
+    by_driver["disk"]["reserve_max_queue_pair_num"] = 16
+    by_kernel = document(
+        str(folder / "image"), 512, namespace={"gpu": {"num": 1}}, kernel_path={"force": way}
+    )
+    data = {f"{size}": some(size, size) for size in (1, 4096, 100_001, 5 * MIB)}
+    for turn, config in enumerate((by_driver, by_kernel, by_driver)):
+        store = gcos.Store.open(config, create=turn == 0)
+        for key, one in data.items():
+            if turn > 0:
+                back = torch.zeros_like(one)
+                assert store.get_into(key, back) is True
+                assert torch.equal(back, one), (turn, key)
+            # The next turn finds what this one has written.
+            one.add_(1)
+            assert store.put(key, one, if_exists="replace") is True
+        # The software controller cannot move an image's blocks to and from the GPU's own memory.
+        assert turn != 1 or store.stats().device_fallbacks == 0
+        store.close()
+
+
 @pytest.mark.parametrize("enable_gds", [True, False])
 def test_files_of_anybody(enable_gds: bool, folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     io = fileio.GdsFileIO(enable_gds=enable_gds)
