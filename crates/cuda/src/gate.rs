@@ -15,6 +15,7 @@ use crate::{Gpu, GpuError, GpuRange, Pinned, PinnedSlice};
 /// memory, or loads a kernel, waits for all streams and keeps other threads from calling meanwhile. For the same
 /// reason the words of gates are registered once and never unregistered.
 #[derive(Debug)]
+#[must_use = "a gate opens when it is dropped"]
 pub struct Gate {
     kind: GateKind,
 }

@@ -1,4 +1,4 @@
-"""Memory of a GPU. Needs one, with torch; leaves nothing behind.
+"""Memory of a GPU. Needs one, with torch and libcufile; leaves nothing behind.
 
     python -m pytest crates/python/tests/gpu_test.py
 """
@@ -184,8 +184,6 @@ def test_futures_with_tensors_of_a_gpu(pool: gcos.Store) -> None:
 
 @pytest.mark.parametrize("way", ["cufile", "io_uring", "posix"])
 def test_a_pool_passes_between_the_driver_and_the_kernel(folder: Path, way: str) -> None:
-    if way == "cufile" and fileio.GdsFileIO().get_storage_mode() is fileio.StorageMode.STAGING:
-        pytest.skip(f"no cuFile: {fileio.GdsFileIO().get_reason()}")
     by_driver = document(f"emulated:{folder / 'image'}", 512, namespace={"gpu": GPU})
     by_driver["disk"]["reserve_max_queue_pair_num"] = 16
     by_kernel = document(
